@@ -1,0 +1,3 @@
+"""fledge: raise a small language model on your own PC until it can fly on its own."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,218 @@
+"""The knobs of fledge.yaml, each declared once. The command line, the docs and the checks are derived from here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from fledge.errors import ConfigError, nearest
+
+FILE_NAME = "fledge.yaml"
+Auto = Literal["auto"]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    train: str | list[str] = Field("data/train.jsonl", description="rows to learn from: a path or a list of paths")
+    eval: str = Field("auto", description="held-out rows: a path, 'auto' (a share of train by group) or 'none'")
+    system: str | None = Field(None, description="system prompt put before every row that has none")
+    format: str = Field("auto", description="row form: auto, messages, prompt_completion or question_answer")
+    columns: dict[str, str] = Field(default_factory=dict, description="renames: {question: 'Frage', answer: 'Antwort'}")
+
+
+class TrainConfig(_Section):
+    epochs: Annotated[float, Field(gt=0, le=1000)] | Auto = Field("auto", description="passes over the rows")
+    lr: Annotated[float, Field(gt=0, lt=1)] | Auto = Field("auto", description="peak learning rate of AdamW")
+    rank: Annotated[int, Field(ge=1, le=512)] | Auto = Field("auto", description="LoRA rank r; alpha is 2 r")
+    rows_per_step: Annotated[int, Field(ge=1)] | Auto = Field("auto", description="rows that share an optimizer step")
+    tokens_per_piece: Annotated[int, Field(ge=1)] | Auto = Field(
+        "auto", description="a step is computed in pieces of at most so many tokens: bounds memory, changes no gradient"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="decoupled weight decay of AdamW")
+    clip_norm: float = Field(1.0, gt=0, description="gradients are clipped to this global norm")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")
+    taught: Literal["all", "last"] = Field("all", description="which assistant turns are taught")
+    max_tokens: int = Field(2048, ge=8, description="a row longer than this is left out and counted, never cut")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field("auto", description="of frozen weights and activations")
+    checkpoint_s: float = Field(60.0, ge=0, description="seconds between checkpoints; 0 writes one after every step")
+    seed: int = Field(0, ge=0, description="seed of the adapter, the split and the order of rows")
+
+
+class GenerateConfig(_Section):
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    max_tokens: int = Field(256, ge=1, description="longest answer")
+    stop: Annotated[list[str], BeforeValidator(_as_list)] = Field(default_factory=list, description="texts that end it")
+
+
+class EvaluateConfig(_Section):
+    score: str = Field("auto", description="auto, exact, contains, number or regex")
+    template: str | None = Field(
+        None, description="regular expression that every answer must match in full; {prompt} is the question"
+    )
+
+
+class ReleaseConfig(_Section):
+    quant: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: ["q8_0"], description="GGUF types to write: f16, q8_0, q4_k_m, ..."
+    )
+    adapter: bool = Field(True, description="also write the adapter as its own GGUF file")
+
+
+class Config(_Section):
+    """Everything a project can be told. An unknown key is an error that names the nearest known one."""
+
+    model: str = Field("smollm2-135m", description="catalog name, hub id, folder or .gguf")
+    objective: Literal["sft"] = Field("sft", description="what the taught tokens are scored with")
+    method: Literal["lora"] = Field("lora", description="what is trained")
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    generate: GenerateConfig = GenerateConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    release: ReleaseConfig = ReleaseConfig()
+
+
+def knobs() -> Iterator[tuple[str, str]]:
+    """Yield every knob as (dotted name, description), in the order of fledge.yaml."""
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from ((f"{name}.{sub}", inner.description or "") for sub, inner in section.model_fields.items())
+        else:
+            yield name, field.description or ""
+
+
+def load_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the project's knobs: fledge.yaml, then FLEDGE_MODEL (environment or .env), then key.sub=value overrides.
+
+    Raises ConfigError with file:line, the nearest known key and what is taken.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise ConfigError(
+            "config.not_a_project",
+            f"no {FILE_NAME} here.",
+            where=str(folder),
+            remedy="Go to a project folder, name one with -C DIR, or make one with `fledge new DIR --kind template`.",
+        )
+    text = _read_text(path)
+    values = _parse_yaml(text, path)
+    if model := os.environ.get("FLEDGE_MODEL") or _dotenv(folder).get("FLEDGE_MODEL"):
+        values["model"] = model
+    for override in overrides:
+        _apply_override(values, override)
+    return _validate(values, text, path)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError("config.bad_yaml", "not UTF-8 text.", where=str(path), remedy="Save it as UTF-8.") from error
+
+
+def _parse_yaml(text: str, path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "cannot be read"
+        raise ConfigError(
+            "config.bad_yaml", f"not valid YAML: {problem}.", where=where, remedy="Mend that line."
+        ) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError("config.bad_yaml", "expected `key: value` lines.", where=str(path))
+    return values
+
+
+def _dotenv(folder: Path) -> dict[str, str]:
+    path = folder / ".env"
+    if not path.is_file():
+        return {}
+    pairs = (line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines() if "=" in line)
+    return {key.strip(): value.strip().strip("'\"") for key, value in pairs if not key.lstrip().startswith("#")}
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    name, separator, raw = override.partition("=")
+    if not separator or not name:
+        raise ConfigError(
+            "config.bad_value",
+            f"'{override}' is not key=value.",
+            where="command line",
+            remedy="For example: train.epochs=3",
+        )
+    known = [knob for knob, _ in knobs()]
+    if name not in known:
+        raise ConfigError(
+            "config.unknown_key",
+            f"'{name}' is not a knob{nearest(name, known) or '.'}",
+            where="command line",
+            remedy="`fledge train --help` lists the knobs.",
+        )
+    section, _, key = name.rpartition(".")
+    target = values.setdefault(section, {}) if section else values
+    if not isinstance(target, dict):
+        raise ConfigError("config.bad_value", f"'{section}' must be a group of keys.", where=FILE_NAME)
+    target[key] = yaml.safe_load(raw)
+
+
+def _validate(values: Mapping[str, Any], text: str, path: Path) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        # pydantic reports each arm of a union on its own ("auto" or a number): one line per knob is enough.
+        by_knob: dict[tuple[str, ...], Any] = {}
+        for item in error.errors():
+            names = [str(part) for part in item["loc"] if isinstance(part, str)]
+            by_knob.setdefault(tuple(names[:2] if names[0] in _sections() else names[:1]), item)
+        lines = [_complaint(knob, item, text, path) for knob, item in by_knob.items()]
+        unknown = any(item["type"] == "extra_forbidden" for item in by_knob.values())
+        where, message = lines[0]
+        if len(lines) > 1:
+            where, message = str(path), f"{len(lines)} problems.\n" + "\n".join(": ".join(line) for line in lines)
+        raise ConfigError("config.unknown_key" if unknown else "config.bad_value", message, where=where) from error
+
+
+def _sections() -> set[str]:
+    return {name.split(".")[0] for name, _ in knobs() if "." in name}
+
+
+def _complaint(knob: tuple[str, ...], item: Any, text: str, path: Path) -> tuple[str, str]:
+    dotted = ".".join(knob)
+    where = f"{path}:{line}" if (line := _line_of(text, knob)) else str(path)
+    if item["type"] == "extra_forbidden":
+        known = [name for name, _ in knobs()]
+        siblings = [name for name in known if name.startswith(f"{knob[0]}.")] or sorted(Config.model_fields)
+        listing = f". Known here: {', '.join(siblings)}."
+        return where, f"'{dotted}' is not a knob{nearest(dotted, known) or listing}"
+    meaning = dict(knobs()).get(dotted, "a group of keys")
+    return where, f"{dotted} is {item['input']!r}: {item['msg'].lower()} ({meaning})."
+
+
+def _line_of(text: str, knob: tuple[str, ...]) -> int | None:
+    node = yaml.compose(text)
+    line = None
+    for name in knob:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        match = next(((k, v) for k, v in node.value if k.value == name), None)
+        if match is None:
+            break
+        line, node = match[0].start_mark.line + 1, match[1]
+    return line

@@ -1,0 +1,212 @@
+"""Conversation -> Example(ids, weights): the only place that decides what is taught.
+
+The model's own chat template is rendered in a sandboxed Jinja. Taught are the assistant's words and the control token
+that ends the turn, nothing else. Control tokens are taken from the template's own text alone, never from what a row
+says.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from fledge.data.tokenizer import Tokenizer
+from fledge.errors import DataError
+from fledge.records import Conversation, Example, Message
+
+# For base models that carry no template: ChatML, the plainest of the common ones.
+DEFAULT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+Span = tuple[int, int]
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks assistant text for trainers. fledge finds it by itself; the block is plain text here."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    return environment
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as the model will see it: its text, which parts of it are a row's words, which are taught."""
+
+    text: str
+    content: tuple[Span, ...]
+    taught: tuple[Span, ...]
+
+
+class ChatTemplate:
+    """The chat template of one model together with its tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, *, source: str | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.source = source or tokenizer.chat_template or DEFAULT_TEMPLATE
+        try:
+            self._template = _environment().from_string(self.source)
+        except jinja2.TemplateError as error:
+            raise DataError("data.template", f"the chat template cannot be read: {error}.") from error
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False, origin: str = "") -> str:
+        """Return the text of `messages`. Raises DataError with the template's own words where it refuses them."""
+        try:
+            return self._template.render(
+                messages=[{"role": m.role, "content": m.content} for m in messages],
+                add_generation_prompt=add_generation_prompt,
+                bos_token=self.tokenizer.bos or "",
+                eos_token=self.tokenizer.eos or "",
+                tools=None,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise DataError(
+                "data.template",
+                f"the model's chat template says: {error}.",
+                where=origin,
+                remedy="Change the row's roles or order to what the template allows.",
+            ) from error
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids a model is given to answer `messages`."""
+        text = self.render(messages, add_generation_prompt=True)
+        content = self._content_spans(messages, text, add_generation_prompt=True)
+        return [token for token, _ in self._tokens(Rendered(text, content, ()))]
+
+    def examples(self, conversation: Conversation, *, taught: Literal["all", "last"] = "all") -> list[Example]:
+        """Return what is taught of one conversation: one Example, or one per taught turn where the template forgets.
+
+        A template that drops or rewrites earlier turns (reasoning blocks, say) makes a history that differs from the
+        one each turn was said in; there every turn becomes its own Example, as it will be when served.
+        """
+        return [
+            Example([token for token, _ in tokens], [weight for _, weight in tokens], conversation.origin)
+            for tokens in (list(self._tokens(rendered)) for rendered in self.rendered(conversation, taught=taught))
+        ]
+
+    def rendered(self, conversation: Conversation, *, taught: Literal["all", "last"] = "all") -> list[Rendered]:
+        """Return the texts that `examples` turns into tokens."""
+        messages = conversation.messages
+        turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
+        turns = turns[-1:] if taught == "last" else turns
+        parts = [self._turn(messages, i, conversation.origin) for i in turns]
+        whole = parts[-1][0] if parts else ""
+        if all(whole.startswith(text) for text, _ in parts):
+            groups = [(messages[: turns[-1] + 1], whole, tuple(span for _, span in parts))] if parts else []
+        else:
+            groups = [(messages[: i + 1], text, (span,)) for i, (text, span) in zip(turns, parts, strict=True)]
+        return [Rendered(text, self._content_spans(shown, text), spans) for shown, text, spans in groups]
+
+    def _turn(self, messages: Sequence[Message], index: int, origin: str) -> tuple[str, Span]:
+        """Return the text up to and with assistant turn `index`, and which part of it that turn has to produce."""
+        prompt = self.render(messages[:index], add_generation_prompt=True, origin=origin)
+        text = self.render(messages[: index + 1], origin=origin)
+        if not text.startswith(prompt):
+            raise DataError(
+                "data.template",
+                "the model's chat template writes an answered turn differently from the prompt it answers.",
+                where=origin,
+                remedy="Use another template; what is served would differ from what is taught.",
+            )
+        # What stands after the last control token (a line end, mostly) belongs to the next turn: nobody has to say it.
+        ends = [match.end() for match in self._control.finditer(text, len(prompt))]
+        return text, (len(prompt), ends[-1] if ends else len(text))
+
+    def _content_spans(
+        self, messages: Sequence[Message], text: str, *, add_generation_prompt: bool = False
+    ) -> tuple[Span, ...]:
+        """Return where the messages' own words stand in `text`.
+
+        Rendering once more with a private character in place of each content shows it exactly, whenever putting the
+        contents back gives `text` again. A template that changes contents (strips, splits) is searched instead.
+        """
+        marks = _unused_characters("".join(m.content for m in messages) + self.source, len(messages))
+        masked = [Message(m.role, mark) for m, mark in zip(messages, marks, strict=True)]
+        contents = {mark: m.content for m, mark in zip(messages, marks, strict=True)}
+        spans, rebuilt = [], ""
+        for character in self.render(masked, add_generation_prompt=add_generation_prompt):
+            start = len(rebuilt)
+            rebuilt += contents.get(character, character)
+            if character in contents:
+                spans.append((start, len(rebuilt)))
+        return tuple(spans) if rebuilt == text else self._search_contents(messages, text)
+
+    def _search_contents(self, messages: Sequence[Message], text: str) -> tuple[Span, ...]:
+        spans, cursor = [], 0
+        for message in messages:
+            content = message.content.strip()
+            start = text.find(content, cursor)
+            if start >= 0:
+                cursor = start + len(content)
+                spans.append((start, cursor))
+            elif self._control.search(content):
+                raise DataError(
+                    "data.template",
+                    f"a message holds '{self._control.findall(content)[0]}' and the template rewrites messages.",
+                    remedy="Take the token out of the text.",
+                )
+        return tuple(spans)
+
+    @cached_property
+    def _control(self) -> Any:
+        return self.tokenizer.control_pattern
+
+    def _tokens(self, rendered: Rendered) -> Iterator[tuple[int, float]]:
+        """Yield (id, weight). Text is cut at the template's control tokens and where a taught span begins or ends.
+
+        The cut at the beginning of a taught span is where the served prompt ends, so the ids up to there are the ids
+        that a server sees.
+        """
+        control = [
+            match.span()
+            for match in self._control.finditer(rendered.text)
+            if not any(start < match.end() and match.start() < end for start, end in rendered.content)
+        ]
+        cuts = {0, len(rendered.text), *(edge for span in (*control, *rendered.taught) for edge in span)}
+        edges = sorted(cuts)
+        own = set(control)
+        for start, end in zip(edges, edges[1:], strict=False):
+            weight = float(any(a <= start and end <= b for a, b in rendered.taught))
+            piece = rendered.text[start:end]
+            ids = [self.tokenizer.control[piece]] if (start, end) in own else self.tokenizer.encode(piece)
+            for token in ids:
+                yield token, weight
+
+
+def _unused_characters(text: str, count: int) -> list[str]:
+    """Return private-use characters that do not stand in `text`."""
+    used = set(text)
+    free = (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in used)
+    return [next(free) for _ in range(count)]

@@ -1,0 +1,187 @@
+"""A LoRA adapter in the layout of the PEFT library, so that its files open there and the other way round.
+
+Layout: `adapter_config.json` and `adapter_model.safetensors` with keys
+`base_model.model.<module>.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank].
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from fledge.errors import ModelError
+from fledge.model.safetensors_file import BYTES_PER_WEIGHT, map_safetensors, read_object
+from fledge.model.weights import Weights
+from fledge.project import staged_folder
+
+CONFIG_NAME = "adapter_config.json"
+TENSORS_NAME = "adapter_model.safetensors"
+MAX_ALPHA = 1e6
+PREFIX = "base_model.model."
+SIDES = (".lora_A.weight", ".lora_B.weight")
+
+# Features of PEFT that change what the two matrices mean: the value under which they are off.
+_OFF: dict[str, Any] = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "use_dora": False,
+    "lora_bias": False,
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "layer_replication": None,
+    "trainable_token_indices": None,
+    "target_parameters": None,
+}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Two thin matrices for each adapted weight W: the model runs with W + scale * B @ A."""
+
+    rank: int
+    alpha: float
+    use_rslora: bool
+    target_modules: tuple[str, ...]
+    base_name: str
+    tensors: dict[str, NDArray[np.float32]]
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (Kalajdzievski 2023)."""
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+
+    def pairs(self) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Return (A [rank, in], B [out, rank]) by the Hugging Face name of the weight they change."""
+        return {
+            f"{module}.weight": (self.tensors[PREFIX + module + SIDES[0]], self.tensors[PREFIX + module + SIDES[1]])
+            for module in _modules(self.tensors)
+        }
+
+
+def save_adapter(adapter: Adapter, folder: Path) -> None:
+    """Write the adapter folder, whole or not at all, in place of an older one. Equal adapters give equal bytes."""
+    config = {
+        "base_model_name_or_path": adapter.base_name,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": int(adapter.alpha) if adapter.alpha == int(adapter.alpha) else adapter.alpha,
+        "lora_dropout": 0.0,
+        "r": adapter.rank,
+        "target_modules": sorted(adapter.target_modules),
+        "task_type": "CAUSAL_LM",
+        "use_rslora": adapter.use_rslora,
+        **_OFF,
+    }
+    tensors = {name: np.ascontiguousarray(adapter.tensors[name]) for name in sorted(adapter.tensors)}
+    with staged_folder(folder) as staging:
+        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        (staging / CONFIG_NAME).write_text(text, encoding="utf-8")
+        # PEFT insists on the format mark.
+        (staging / TENSORS_NAME).write_bytes(save(tensors, metadata={"format": "pt"}))
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Return the adapter in a folder that fledge or PEFT wrote.
+
+    Raises one ModelError `model.bad_adapter` with everything that keeps it from being used.
+    """
+    config = _read_config(folder)
+    problems = [
+        f"{key} is {config[key]!r}, only {off!r} can be used"
+        for key, off in _OFF.items()
+        if config.get(key, off) != off and (config[key] or off)
+    ]
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if type(rank) is not int or rank < 1:
+        problems.append(f"r is {rank!r}, not a positive whole number")
+        rank = 0
+    if not isinstance(alpha, int | float) or not abs(alpha) < MAX_ALPHA:
+        problems.append(f"lora_alpha is {alpha!r}, not a number")
+        alpha = 0.0
+    tensors = _read_tensors(folder)
+    problems += _misfits(tensors, rank) if rank else []
+    if problems:
+        raise _bad(folder, problems)
+    modules = sorted({module.rsplit(".", 1)[-1] for module in _modules(tensors)})
+    return Adapter(
+        rank=rank,
+        alpha=float(alpha),
+        use_rslora=config.get("use_rslora") is True,
+        target_modules=tuple(modules),
+        base_name=str(config.get("base_model_name_or_path") or ""),
+        tensors=tensors,
+    )
+
+
+def check_fits(adapter: Adapter, weights: Weights) -> None:
+    """Raise one ModelError `model.bad_adapter` with all adapted weights that the model lacks or shapes otherwise."""
+    known = set(weights.names())
+    problems = []
+    for name, (a, b) in adapter.pairs().items():
+        if name not in known:
+            problems.append(f"'{name}' is adapted, but the model has no such weight")
+        elif (b.shape[0], a.shape[1]) != weights.tensor_shape(name):
+            shape = weights.tensor_shape(name)
+            problems.append(f"'{name}' is {list(shape)} in the model, but {[b.shape[0], a.shape[1]]} in the adapter")
+    if problems:
+        raise _bad(weights.path, _first_few(problems), f"The adapter was trained on '{adapter.base_name}'.")
+
+
+def _misfits(tensors: Mapping[str, NDArray[np.float32]], rank: int) -> list[str]:
+    strange = [name for name in tensors if not (name.startswith(PREFIX) and name.endswith(SIDES))]
+    problems = [f"'{name}' is no LoRA matrix" for name in strange]
+    for module in _modules(tensors):
+        names = [PREFIX + module + side for side in SIDES]
+        problems += [f"'{name}' is missing" for name in names if name not in tensors]
+        for name, axis in zip(names, (0, 1), strict=True):
+            shape = tensors[name].shape if name in tensors else (rank, rank)
+            if len(shape) != 2 or shape[axis] != rank:
+                problems.append(f"'{name}' has shape {list(shape)}; its rank should be {rank}")
+    problems += [f"'{name}' is not finite" for name, values in tensors.items() if not np.isfinite(values).all()]
+    if not tensors:
+        problems.append("it holds no tensors")
+    return _first_few(problems)
+
+
+def _first_few(problems: list[str]) -> list[str]:
+    return problems if len(problems) <= 5 else [*problems[:5], f"{len(problems) - 5} more"]
+
+
+def _modules(tensors: Mapping[str, Any]) -> list[str]:
+    """Return the adapted modules, such as model.layers.0.self_attn.q_proj, in the order of their first matrix."""
+    found = [name[len(PREFIX) :].removesuffix(side) for name in tensors for side in SIDES if name.endswith(side)]
+    return list(dict.fromkeys(found))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        return read_object(folder / CONFIG_NAME)
+    except ModelError as error:
+        raise _bad(folder, [f"{CONFIG_NAME} {error.message.rstrip('.')}"]) from error
+
+
+def _read_tensors(folder: Path) -> dict[str, NDArray[np.float32]]:
+    if not (folder / TENSORS_NAME).is_file() and (folder / "adapter_model.bin").is_file():
+        raise _bad(folder, ["its weights are a pickle, which can run code when opened"], "Save it as safetensors.")
+    try:
+        stored = map_safetensors(folder / TENSORS_NAME)
+    except ModelError as error:
+        raise _bad(folder, [f"{TENSORS_NAME} {error.message.rstrip('.')}"]) from error
+    odd = [f"'{name}' is of type {t.dtype}" for name, t in stored.items() if t.dtype not in BYTES_PER_WEIGHT]
+    if odd:
+        raise _bad(folder, _first_few(odd))
+    return {name: stored[name].read() for name in sorted(stored)}
+
+
+def _bad(folder: Path, problems: list[str], remedy: str = "Train or fetch the adapter again.") -> ModelError:
+    return ModelError("model.bad_adapter", f"cannot be used: {'; '.join(problems)}.", where=str(folder), remedy=remedy)

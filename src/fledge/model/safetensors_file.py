@@ -1,0 +1,98 @@
+"""Reads safetensors files without torch, bfloat16 included, and checks every number of their header first.
+
+The file: 8 bytes with the length of a JSON header, the header (name -> dtype, shape, data_offsets), the data.
+Source: the safetensors format description.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fledge.errors import ModelError
+
+BYTES_PER_WEIGHT = {"F32": 4, "F16": 2, "BF16": 2}
+MAX_JSON_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a mapped file: `raw` is a view of its bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    raw: NDArray[np.uint8]
+
+    def read(self) -> NDArray[np.float32]:
+        """Return the tensor as a new float32 array; its dtype must be one of BYTES_PER_WEIGHT."""
+        if self.dtype == "BF16":
+            # bfloat16 is the upper half of a float32.
+            values = (self.raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = self.raw.view({"F32": "<f4", "F16": "<f2"}[self.dtype]).astype(np.float32)
+        return values.reshape(self.shape)
+
+
+def map_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a file by name; nothing but the header is read. Raises ModelError `model.broken_file`."""
+    if not path.is_file():
+        raise _broken(path, "is missing")
+    size = path.stat().st_size
+    if size < 10:
+        raise _broken(path, f"has {size} bytes, too few for a safetensors file")
+    data: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    if length > min(size - 8, MAX_JSON_BYTES):
+        raise _broken(path, f"claims a header of {length} bytes in a file of {size}")
+    header = parse_object(data[8 : 8 + length].tobytes(), path)
+    header.pop("__metadata__", None)
+    return {name: _stored(name, entry, data[8 + length :], path) for name, entry in header.items()}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a model. Raises ModelError `model.broken_file`."""
+    if not path.is_file():
+        raise _broken(path, "is missing")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise _broken(path, f"has {path.stat().st_size} bytes, too many for a JSON file")
+    return parse_object(path.read_bytes(), path)
+
+
+def parse_object(raw: bytes, path: Path) -> dict[str, Any]:
+    """Return the JSON object in `raw`, a part of `path`. Raises ModelError `model.broken_file`."""
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, f"holds no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise _broken(path, "holds no JSON object")
+    return value
+
+
+def _stored(name: str, entry: Any, data: NDArray[np.uint8], path: Path) -> StoredTensor:
+    entry = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not (isinstance(dtype, str) and _are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
+        raise _broken(path, f"has an entry for {name[:64]!r} without dtype, shape and data_offsets")
+    begin, end = offsets
+    if not begin <= end <= len(data):
+        raise _broken(path, f"puts {name[:64]!r} outside the file")
+    num_bytes = math.prod(shape) * BYTES_PER_WEIGHT.get(dtype, 0)
+    if dtype in BYTES_PER_WEIGHT and num_bytes != end - begin:
+        raise _broken(path, f"gives {name[:64]!r} {end - begin} bytes; {shape} of {dtype} take {num_bytes}")
+    return StoredTensor(dtype, tuple(shape), data[begin:end])
+
+
+def _are_sizes(value: Any) -> bool:
+    # Eight dimensions are more than any weight has; a list without end would make math.prod slow.
+    return isinstance(value, list) and len(value) <= 8 and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+
+
+def _broken(path: Path, what: str) -> ModelError:
+    return ModelError("model.broken_file", f"{what}.", where=str(path), remedy="Fetch or export the model again.")

@@ -1,0 +1,100 @@
+"""From a project's files to what is taught: the straight part that training, evaluation and `data show` share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fledge.config import Config
+from fledge.data import mix
+from fledge.data.formats import to_conversations
+from fledge.data.sources import read_rows
+from fledge.data.template import ChatTemplate
+from fledge.errors import DataError
+from fledge.records import Conversation, Example
+
+EVAL_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A project's rows. `notes` tell what was found and decided, in words."""
+
+    train: list[Conversation]
+    held_out: list[Conversation]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is taught, and the origins of rows that were left out because they are longer than train.max_tokens."""
+
+    examples: list[Example]
+    too_long: list[str]
+
+    @property
+    def num_taught(self) -> int:
+        return sum(example.num_taught for example in self.examples)
+
+    @property
+    def digest(self) -> str:
+        """A hash of every id and weight, in order."""
+        digest = hashlib.sha256()
+        for example in self.examples:
+            digest.update(repr((example.ids, example.weights)).encode())
+        return digest.hexdigest()
+
+
+def read_conversations(paths: Sequence[Path], config: Config) -> tuple[list[Conversation], list[str]]:
+    """Return the conversations of some files, and how each was read."""
+    rows: list[Conversation] = []
+    notes = []
+    for path in paths:
+        found, form = to_conversations(read_rows(path), form=config.data.format, columns=config.data.columns)
+        notes.append(f"{path.name}: {len(found)} rows, read as {form.replace('_', ' / ')}")
+        rows += found
+    return mix.with_system(rows, config.data.system), notes
+
+
+def read_project(project: Path, config: Config) -> Rows:
+    """Return the rows to learn from and the rows held out, as data.train and data.eval say."""
+    train = [config.data.train] if isinstance(config.data.train, str) else config.data.train
+    rows, notes = read_conversations([project / path for path in train], config)
+    if config.data.eval == "none":
+        return Rows(rows, [], (*notes, "nothing is held out (data.eval: none)"))
+    if config.data.eval != "auto":
+        held_out, more = read_conversations([project / config.data.eval], config)
+        return Rows(rows, held_out, (*notes, *more))
+    if len(rows) < mix.MIN_ROWS_TO_SPLIT:
+        notes.append(f"nothing is held out: fewer than {mix.MIN_ROWS_TO_SPLIT} rows would tell nothing")
+        return Rows(rows, [], tuple(notes))
+    kept, held_out = mix.split(rows, share=EVAL_SHARE, seed=config.train.seed)
+    notes.append(f"{len(held_out)} of {len(rows)} rows are held out to measure with; rows of one group stay together")
+    return Rows(kept, held_out, tuple(notes))
+
+
+def teach(rows: Sequence[Conversation], template: ChatTemplate, config: Config) -> Lesson:
+    """Return the examples of `rows`; rows over train.max_tokens are left out whole and named.
+
+    Raises DataError where nothing remains or a row teaches nothing.
+    """
+    examples: list[Example] = []
+    too_long: list[str] = []
+    for row in rows:
+        own = template.examples(row, taught=config.train.taught)
+        if not sum(example.num_taught for example in own):
+            raise DataError("data.nothing_taught", "no token of it is taught.", where=row.origin)
+        if max(len(example.ids) for example in own) > config.train.max_tokens:
+            too_long.append(row.origin)
+        else:
+            examples += own
+    if rows and not examples:
+        raise DataError(
+            "data.too_long",
+            f"all {len(rows)} rows are longer than train.max_tokens = {config.train.max_tokens}.",
+            where=too_long[0],
+            remedy="Raise train.max_tokens or shorten the rows.",
+        )
+    return Lesson(examples, too_long)

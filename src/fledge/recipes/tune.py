@@ -1,0 +1,270 @@
+"""Rows -> adapter: the life of a training run, top to bottom."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import fledge
+from fledge.config import Config
+from fledge.data.template import ChatTemplate
+from fledge.errors import ConfigError, RunError
+from fledge.model import lora
+from fledge.model.adapter import save_adapter
+from fledge.model.hardware import DTYPES, peak_rss_bytes, survey
+from fledge.model.load import CausalModel, load_model, load_tokenizer
+from fledge.model.pull import resolve as resolve_model
+from fledge.model.weights import Weights, open_weights
+from fledge.objective import OBJECTIVES
+from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
+from fledge.recipes.prepare import Lesson, read_project, teach
+from fledge.train import checkpoint
+from fledge.train.auto import resolve
+from fledge.train.batch import batches, num_steps
+from fledge.train.log import MetricsLog, read
+from fledge.train.loop import Plan, Step, Summary, fit
+from fledge.train.optim import Schedule, adamw
+from fledge.train.score import mean_loss
+
+
+def _quiet(_: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who wants to know: `say` gets words for people, `step` every optimizer step."""
+
+    say: Callable[[str], None] = _quiet
+    step: Callable[[Step], None] = _quiet
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a run is made of, resolved: no `auto` is left."""
+
+    config: Config
+    weights: Weights
+    base_sha256: str
+    template: ChatTemplate
+    lesson: Lesson
+    held_out: Lesson
+    threads: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def identity(self) -> str:
+        """A hash of all that decides the outcome; a checkpoint goes on only under the same one."""
+        parts = {
+            "base": self.base_sha256,
+            "rows": self.lesson.digest,
+            "knobs": self.config.model_dump(include={"objective", "method", "train"}),
+            "threads": self.threads,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def steps(self) -> int:
+        train = self.config.train
+        assert train.epochs != "auto" and train.rows_per_step != "auto"
+        return num_steps(len(self.lesson.examples), epochs=train.epochs, rows_per_step=train.rows_per_step)
+
+
+def prepare(project: Path, config: Config, *, threads: int | None = None) -> Setup:
+    """Read rows and model, decide what is taught, resolve every `auto`. Nothing is written."""
+    rows = read_project(project, config)
+    weights = open_weights(resolve_model(config.model, base_dir=project))
+    template = ChatTemplate(load_tokenizer(weights))
+    lesson, held_out = teach(rows.train, template, config), teach(rows.held_out, template, config)
+    machine = survey()
+    torch.set_num_threads(threads or machine.threads)
+    num_params = sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names())
+    resolved, choices = resolve(
+        config, examples=lesson.examples, num_params=num_params, shape=weights.shape, machine=machine
+    )
+    notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: the answers and the token that ends them"]
+    if lesson.too_long:
+        limit = config.train.max_tokens
+        notes.append(f"{len(lesson.too_long)} rows are left out, longer than {limit} tokens: {lesson.too_long[0]}, ...")
+    return Setup(
+        resolved,
+        weights,
+        base_sha256=_base_digest(weights.path),
+        template=template,
+        lesson=lesson,
+        held_out=held_out,
+        threads=torch.get_num_threads(),
+        notes=(*notes, *map(str, choices)),
+    )
+
+
+def _base_digest(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()
+
+
+def tune(project: Path, config: Config, *, listener: Listener | None = None) -> dict[str, Any]:
+    """Train a new run of the project and return what the contract says of `fledge train`.
+
+    Ctrl-C leaves a run that `resume` finishes with the same bytes.
+    """
+    listener = listener or Listener()
+    setup = prepare(project, config)
+    label = f"{config.objective}-{_slug(config.model)}"
+    run = new_run(project, label)
+    # From here on the run can be found and resumed: all that `resume` needs stands in run.yaml.
+    record = {
+        "fledge": fledge.__version__,
+        "threads": setup.threads,
+        "identity": setup.identity,
+        "notes": list(setup.notes),
+        "knobs": setup.config.model_dump(),
+    }
+    write_text_atomic(run.knobs, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+    return _train(run, setup, listener)
+
+
+def resume(project: Path, run: RunFolder, *, listener: Listener | None = None) -> dict[str, Any]:
+    """Finish an interrupted run, bit by bit as if it had not been interrupted. A finished run is only reported.
+
+    Raises RunError where the model, the rows or the knobs are not those the run was begun with.
+    """
+    listener = listener or Listener()
+    if run.finished:
+        listener.say(f"{run.path.name} is finished already.")
+        return dict(json.loads(run.manifest.read_text(encoding="utf-8"))["summary"])
+    try:
+        record = yaml.safe_load(run.knobs.read_text(encoding="utf-8"))
+        config = Config.model_validate(record["knobs"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise RunError(
+            "run.not_resumable", "its run.yaml is missing or damaged.", where=str(run.path), remedy="Start a new run."
+        ) from error
+    setup = prepare(project, config, threads=record["threads"])
+    if setup.identity != record["identity"]:
+        raise RunError(
+            "run.not_resumable",
+            "the base model, the rows or the knobs have changed since it was interrupted.",
+            where=str(run.path),
+            remedy="Put them back as they were, or start a new run with `fledge train`.",
+        )
+    return _train(run, setup, listener)
+
+
+def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
+    train = setup.config.train
+    assert train.rank != "auto" and train.lr != "auto" and train.dtype != "auto"
+    assert train.rows_per_step != "auto" and train.tokens_per_piece != "auto"
+    for note in setup.notes:
+        listener.say(note)
+    with _locked(run):
+        torch.manual_seed(train.seed)
+        model = load_model(setup.weights, dtype=DTYPES[train.dtype])
+        alpha = 2.0 * train.rank
+        lora.inject(model.network, rank=train.rank, alpha=alpha, seed=train.seed, dropout=train.dropout)
+        parameters = lora.trainable(model.network)
+        optimizer = adamw(parameters, weight_decay=train.weight_decay)
+        first_step = _restore(run, setup, parameters, optimizer, listener)
+        log = MetricsLog(run.metrics, first_step=first_step)
+        plan = Plan(
+            steps=setup.steps,
+            first_step=first_step,
+            schedule=Schedule(train.lr, setup.steps, train.warmup),
+            clip_norm=train.clip_norm,
+            checkpoint_s=train.checkpoint_s,
+            checkpoint=lambda step: checkpoint.save(
+                run.checkpoints, step=step, identity=setup.identity, parameters=parameters, optimizer=optimizer
+            ),
+        )
+        stream = batches(
+            setup.lesson.examples,
+            rows_per_step=train.rows_per_step,
+            tokens_per_piece=train.tokens_per_piece,
+            seed=train.seed,
+            first_step=first_step,
+            steps=setup.steps,
+        )
+        fit(model, stream, OBJECTIVES[setup.config.objective], optimizer, plan, [log, listener.step])
+        log.close()
+        save_adapter(lora.to_adapter(model.network, alpha=alpha, base_name=setup.config.model), run.adapter)
+        return _finish(run, setup, model, sum(p.numel() for p in parameters.values()))
+
+
+def _restore(
+    run: RunFolder, setup: Setup, parameters: dict[str, Any], optimizer: torch.optim.Optimizer, listener: Listener
+) -> int:
+    found = checkpoint.latest(run.checkpoints)
+    if found is None:
+        return 0
+    step = checkpoint.load(found, identity=setup.identity, parameters=parameters, optimizer=optimizer)
+    listener.say(f"goes on after step {step} of {setup.steps}")
+    return step
+
+
+def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int) -> dict[str, Any]:
+    """Measure the held-out loss, write the manifest (which makes the run usable) and return the summary."""
+    train = setup.config.train
+    assert train.tokens_per_piece != "auto"
+    held_out = setup.held_out.examples
+    eval_loss = mean_loss(model, held_out, tokens_per_piece=train.tokens_per_piece) if held_out else None
+    totals = _totals(run)
+    summary = {
+        "run": run.path.name,
+        "method": setup.config.method,
+        "objective": setup.config.objective,
+        "rows": len(setup.lesson.examples),
+        "rows_too_long": len(setup.lesson.too_long),
+        **asdict(totals),
+        "tokens_per_s": totals.tokens_effective / totals.seconds,
+        "sharing": totals.tokens_effective / totals.tokens_computed,
+        "eval_loss": eval_loss,
+        "trainable_params": num_trainable,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "adapter": str(run.adapter),
+        "diagnoses": [],
+    }
+    manifest = {
+        "fledge": fledge.__version__,
+        "model": setup.config.model,
+        "base_path": str(setup.weights.path),
+        "base_sha256": setup.base_sha256,
+        "rows_sha256": setup.lesson.digest,
+        "identity": setup.identity,
+        "adapter_sha256": sha256_of(run.adapter / "adapter_model.safetensors"),
+        "summary": summary,
+    }
+    write_json_atomic(run.manifest, manifest)
+    return summary
+
+
+def _totals(run: RunFolder) -> Summary:
+    """Return the totals over all steps of the run, those before an interruption included."""
+    steps = [Step(**line) for line in read(run.metrics)]
+    return Summary.of(steps)
+
+
+@contextmanager
+def _locked(run: RunFolder) -> Iterator[None]:
+    """Keep a second process from training the same run. The lock dies with the process that holds it."""
+    with (run.path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError("run.busy", "another process is training this run.", where=str(run.path)) from error
+        yield
+
+
+def _slug(model: str) -> str:
+    name = Path(model).stem if "/" in model or model.endswith(".gguf") else model
+    slug = "".join(c if c.isalnum() or c in "._-" else "-" for c in name.lower()).strip("-.")
+    if not slug:
+        raise ConfigError("config.bad_value", f"model '{model}' has no name to call a run by.")
+    return slug

@@ -1,0 +1,80 @@
+"""The frozen records that flow down the house. Lists and ints; no torch, no numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+_NO_COLUMNS: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as it stood in a file. `origin` is file:line (1-based)."""
+
+    values: Mapping[str, Any]
+    origin: str
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in order. `answer` is what a scorer must find in the last reply; `group` ties rows about one thing."""
+
+    messages: tuple[Message, ...]
+    origin: str
+    answer: str | None = None
+    group: str | None = None
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """Everything before the last assistant message: what is put to a model under test."""
+        return self.messages[:-1] if self.messages[-1].role == "assistant" else self.messages
+
+    @property
+    def reply(self) -> str:
+        """The last assistant message, or "" when the conversation ends with somebody else."""
+        return self.messages[-1].content if self.messages[-1].role == "assistant" else ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids and how much each is taught: weights[i] > 0 means that token i is a target."""
+
+    ids: list[int]
+    weights: list[float]
+    origin: str
+    columns: Mapping[str, float] = field(default_factory=lambda: _NO_COLUMNS)
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.weights), "one weight per token"
+
+    @property
+    def num_taught(self) -> int:
+        return sum(w > 0 for w in self.weights)
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a runtime answered. Times in seconds; `finish` is STOP only when the model ended its turn by itself."""
+
+    text: str
+    finish: FinishReason
+    prompt_tokens: int
+    tokens: int
+    tokens_per_s: float
+    first_token_s: float

@@ -1,0 +1,68 @@
+"""The full next-token distributions that llama.cpp computes over given text: what the parity gate compares.
+
+The server endpoints give log-probabilities of the tokens they generate, never of a text that is put to them, and never
+the whole vocabulary. So a worker of its own calls llama.cpp's C functions; `logits_worker` says how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fledge.runtime.llama import require_gguf
+from fledge.runtime.process import WorkerProcess
+from fledge.runtime.threads import usable_cores
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Token ids as they are put to the model (BOS included where it is wanted), and where to look.
+
+    `positions` are strictly ascending; position p asks for what the model expects after ids[0..p].
+    """
+
+    ids: list[int]
+    positions: list[int]
+
+    def __post_init__(self) -> None:
+        assert self.ids and self.positions, "nothing to score"
+        assert self.positions == sorted(set(self.positions)), "positions must be strictly ascending"
+        assert 0 <= self.positions[0] and self.positions[-1] < len(self.ids), "a position outside the sequence"
+
+
+def logits(
+    path: Path,
+    sequences: Sequence[Scoring],
+    *,
+    adapter: Path | None = None,
+    threads: int | None = None,
+    start_timeout_s: float = 60.0,
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield one array [len(positions), V] of raw logits per sequence, in order; each is computed when it is asked for.
+
+    `adapter` is a LoRA GGUF file, applied at full strength. Raises ModelError for a file that is no GGUF file,
+    EngineError("engine.start") when llama.cpp refuses it and EngineError("engine.died") when the worker is lost.
+    """
+    require_gguf(path)
+    if adapter is not None:
+        require_gguf(adapter, code="model.bad_adapter")
+    settings = {
+        "path": str(path.resolve()),
+        "adapter": None if adapter is None else str(adapter.resolve()),
+        "context_tokens": max((len(s.ids) for s in sequences), default=1),
+        "threads": threads or usable_cores(),
+    }
+    with closing(
+        WorkerProcess("fledge.runtime.logits_worker", settings, where=str(path), start_timeout_s=start_timeout_s)
+    ) as worker:
+        vocab_size = worker.hello["vocab_size"]
+        for sequence in sequences:
+            worker.send({"ids": sequence.ids, "positions": sequence.positions})
+            num_rows = len(sequence.positions)
+            rows = worker.receive(num_rows * vocab_size * 4)
+            yield np.frombuffer(rows, dtype="<f4").reshape(num_rows, vocab_size)

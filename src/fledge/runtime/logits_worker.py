@@ -1,0 +1,155 @@
+"""The process that computes logits for `fledge.runtime.logits`: `python -m fledge.runtime.logits_worker`.
+
+Protocol. In: one JSON line of settings (`path, adapter, context_tokens, threads`), then one JSON line
+`{"ids": [...], "positions": [...]}` per sequence. Out: one JSON line `{"vocab_size": V}` when ready, then per sequence
+len(positions) * V little-endian float32, row after row. It runs until stdin ends; whatever goes wrong ends the process
+with the words on stderr.
+
+Why ctypes: the wheel's Python classes reach the server only, but its library exports the whole C interface. Version and
+layout: the wheel is pinned to one build. The two parameter structs, which upstream changes often, are opaque blobs here,
+made by llama.cpp's own `*_default_params` and handed back by value; of their fields we set only the context's first three
+(`n_ctx, n_batch, n_ubatch`) and ask llama.cpp whether it read what we wrote. `llama_batch` has been the same for years.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator
+from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
+from pathlib import Path
+
+from fledge.runtime.worker import claim_stdout
+
+CONTEXT_MULTIPLE = 256  # llama.cpp rounds n_ctx up to this
+# Rows of logits kept at a time: 128 of a 256 000-word vocabulary are 131 MB.
+BATCH_TOKENS = 128
+
+
+class Params(ctypes.Structure):
+    """Room for a parameter struct of any layout (both have less than 300 bytes today)."""
+
+    _fields_ = [("words", c_uint32 * 512)]
+
+
+class Batch(ctypes.Structure):
+    """`llama_batch` of llama.h."""
+
+    _fields_ = [
+        ("n_tokens", c_int32),
+        ("token", POINTER(c_int32)),
+        ("embd", POINTER(c_float)),
+        ("pos", POINTER(c_int32)),
+        ("n_seq_id", POINTER(c_int32)),
+        ("seq_id", POINTER(POINTER(c_int32))),
+        ("logits", POINTER(c_int8)),
+    ]
+
+
+# name: (result, arguments), from llama.h
+SIGNATURES = {
+    "llama_backend_init": (None, []),
+    "llama_model_default_params": (Params, []),
+    "llama_context_default_params": (Params, []),
+    "llama_model_load_from_file": (c_void_p, [c_char_p, Params]),
+    "llama_model_get_vocab": (c_void_p, [c_void_p]),
+    "llama_vocab_n_tokens": (c_int32, [c_void_p]),
+    "llama_init_from_model": (c_void_p, [c_void_p, Params]),
+    "llama_n_ctx": (c_uint32, [c_void_p]),
+    "llama_n_batch": (c_uint32, [c_void_p]),
+    "llama_n_ubatch": (c_uint32, [c_void_p]),
+    "llama_set_n_threads": (None, [c_void_p, c_int32, c_int32]),
+    "llama_adapter_lora_init": (c_void_p, [c_void_p, c_char_p]),
+    "llama_set_adapters_lora": (c_int32, [c_void_p, POINTER(c_void_p), ctypes.c_size_t, POINTER(c_float)]),
+    "llama_get_memory": (c_void_p, [c_void_p]),
+    "llama_memory_clear": (None, [c_void_p, ctypes.c_bool]),
+    "llama_batch_init": (Batch, [c_int32, c_int32, c_int32]),
+    "llama_decode": (c_int32, [c_void_p, Batch]),
+    "llama_get_logits_ith": (POINTER(c_float), [c_void_p, c_int32]),
+}
+
+
+def load_library() -> ctypes.CDLL:
+    """Return the library inside the wheel, its functions declared, without importing the wheel's Python side."""
+    spec = importlib.util.find_spec("xllamacpp")
+    assert spec is not None and spec.origin is not None, "xllamacpp is a dependency of fledge"
+    [path] = Path(spec.origin).parent.glob("xllamacpp*.so")
+    library = ctypes.CDLL(str(path))
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+class Scorer:
+    """A model in this process. Raises RuntimeError where llama.cpp gives up; its own words are on stderr by then."""
+
+    def __init__(self, path: str, *, adapter: str | None, context_tokens: int, threads: int) -> None:
+        self.llama = load_library()
+        self.llama.llama_backend_init()
+        self.model = self.llama.llama_model_load_from_file(path.encode(), self.llama.llama_model_default_params())
+        if not self.model:
+            raise RuntimeError("the model could not be loaded")
+        self.vocab_size = int(self.llama.llama_vocab_n_tokens(self.llama.llama_model_get_vocab(self.model)))
+        self.context = self._new_context(-(-context_tokens // CONTEXT_MULTIPLE) * CONTEXT_MULTIPLE)
+        self.llama.llama_set_n_threads(self.context, threads, threads)
+        if adapter is not None:
+            self._apply(adapter)
+        self.batch = self.llama.llama_batch_init(BATCH_TOKENS, 0, 1)
+
+    def rows(self, ids: list[int], positions: list[int]) -> Iterator[bytes]:
+        """Yield the logits after each of the ascending `positions`, V float32 each."""
+        wanted = set(positions)
+        self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
+        for start in range(0, len(ids), BATCH_TOKENS):
+            part = ids[start : start + BATCH_TOKENS]
+            self.batch.n_tokens = len(part)
+            for i, token in enumerate(part):
+                self.batch.token[i] = token
+                self.batch.pos[i] = start + i
+                self.batch.n_seq_id[i] = 1
+                self.batch.seq_id[i][0] = 0
+                self.batch.logits[i] = start + i in wanted
+            if status := self.llama.llama_decode(self.context, self.batch):
+                raise RuntimeError(f"llama_decode failed with status {status} at token {start}")
+            for i in range(len(part)):
+                if self.batch.logits[i]:
+                    yield ctypes.string_at(self.llama.llama_get_logits_ith(self.context, i), self.vocab_size * 4)
+
+    def _new_context(self, context_tokens: int) -> int:
+        params = self.llama.llama_context_default_params()
+        asked = (context_tokens, BATCH_TOKENS, BATCH_TOKENS)
+        params.words[0], params.words[1], params.words[2] = asked
+        context = self.llama.llama_init_from_model(self.model, params)
+        if not context:
+            raise RuntimeError("no context could be made; most often there is too little memory")
+        got = tuple(f(context) for f in (self.llama.llama_n_ctx, self.llama.llama_n_batch, self.llama.llama_n_ubatch))
+        if got != asked:
+            raise RuntimeError(f"llama_context_params has another layout: asked for {asked}, got {got}")
+        return int(context)
+
+    def _apply(self, path: str) -> None:
+        adapter = self.llama.llama_adapter_lora_init(self.model, path.encode())
+        if not adapter:
+            raise RuntimeError("the adapter could not be loaded")
+        if self.llama.llama_set_adapters_lora(self.context, (c_void_p * 1)(adapter), 1, (c_float * 1)(1.0)):
+            raise RuntimeError("the adapter could not be applied")
+
+
+def main() -> None:
+    stdout = os.fdopen(claim_stdout(), "wb")
+    scorer = Scorer(**json.loads(sys.stdin.readline()))
+    stdout.write(json.dumps({"vocab_size": scorer.vocab_size}).encode() + b"\n")
+    stdout.flush()
+    for line in sys.stdin:
+        for row in scorer.rows(**json.loads(line)):
+            stdout.write(row)
+        stdout.flush()
+    os._exit(0)  # as in `worker`: there is nothing to save, and native destructors only cost time
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Checkpoints from which training goes on bit by bit: parameters, optimizer, random state. No pickle.
+
+A checkpoint is a folder that appears by rename, with a manifest of sizes and sha256 written last. The newest whole
+one is taken; a damaged one is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fledge.errors import RunError
+from fledge.project import sha256_of, staged_folder, write_json_atomic
+
+STATE, MANIFEST = "state.safetensors", "manifest.json"
+KEPT = 2
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def save(
+    folder: Path, *, step: int, identity: str, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """Write the state after `step` steps and remove all but the newest KEPT checkpoints.
+
+    `identity` names what the run depends on (model, rows, knobs): `load` takes a checkpoint of the same identity only.
+    """
+    tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
+    for name, parameter in parameters.items():
+        tensors[f"parameter.{name}"] = parameter.detach()
+        for moment in _MOMENTS:
+            if moment in optimizer.state[parameter]:
+                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+    with staged_folder(folder / f"step-{step:06d}") as staged:
+        save_file(tensors, staged / STATE)
+        size, digest = (staged / STATE).stat().st_size, sha256_of(staged / STATE)
+        write_json_atomic(staged / MANIFEST, {"step": step, "identity": identity, "bytes": size, "sha256": digest})
+    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the newest checkpoint whose bytes are what its manifest says, or None."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        manifest = _manifest(path)
+        state = path / STATE
+        whole = manifest and state.is_file() and state.stat().st_size == manifest["bytes"]
+        if manifest and whole and sha256_of(state) == manifest["sha256"]:
+            return path
+    return None
+
+
+def load(path: Path, *, identity: str, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """Put the state of a checkpoint into parameters, optimizer and torch's generator; return its number of steps.
+
+    Raises RunError where the checkpoint was made from other inputs.
+    """
+    manifest = _manifest(path)
+    assert manifest is not None, "only what latest() returned is loaded"
+    if manifest["identity"] != identity:
+        raise RunError(
+            "run.not_resumable",
+            "the base model, the rows or the knobs have changed since this run was interrupted.",
+            where=str(path.parent.parent),
+            remedy="Put them back as they were, or start a new run with `fledge train`.",
+        )
+    tensors = load_file(path / STATE)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"parameter.{name}"])
+            moments = {m: tensors[f"{m}.{name}"] for m in _MOMENTS if f"{m}.{name}" in tensors}
+            if moments:
+                optimizer.state[parameter] = moments
+    torch.set_rng_state(tensors["rng"])
+    return int(str(manifest["step"]))
+
+
+def _manifest(path: Path) -> dict[str, object] | None:
+    try:
+        value = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) and {"step", "identity", "bytes", "sha256"} <= set(value) else None

@@ -1,0 +1,149 @@
+"""The only loop. It knows neither the objective nor where batches come from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fledge.errors import TrainError
+from fledge.model.load import CausalModel
+from fledge.objective.scored import Objective
+from fledge.train.batch import Batch
+from fledge.train.interrupt import interrupt_between_steps
+from fledge.train.optim import Schedule
+from fledge.train.score import score
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did. `step` counts from 1; the loss is the exact mean over the step's taught tokens."""
+
+    step: int
+    steps: int
+    loss: float
+    grad_norm: float
+    lr: float
+    rows: int
+    tokens_effective: int
+    tokens_computed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how hard. `checkpoint` is called with the number of finished steps, every `checkpoint_s` seconds."""
+
+    steps: int
+    first_step: int
+    schedule: Schedule
+    clip_norm: float
+    checkpoint_s: float
+    checkpoint: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Totals over some steps. Tokens are counted as the model sees them: `effective` without sharing of prefixes."""
+
+    steps: int
+    loss_first: float
+    loss_last: float
+    grad_norm_last: float
+    tokens_effective: int
+    tokens_computed: int
+    seconds: float
+
+    @classmethod
+    def of(cls, steps: Sequence[Step]) -> Summary:
+        return cls(
+            steps=len(steps),
+            loss_first=steps[0].loss,
+            loss_last=steps[-1].loss,
+            grad_norm_last=steps[-1].grad_norm,
+            tokens_effective=sum(step.tokens_effective for step in steps),
+            tokens_computed=sum(step.tokens_computed for step in steps),
+            seconds=math.fsum(step.seconds for step in steps),
+        )
+
+
+def fit(
+    model: CausalModel,
+    batches: Iterator[Batch],
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    plan: Plan,
+    on_step: Sequence[Callable[[Step], None]] = (),
+) -> list[Step]:
+    """Take the steps of `plan` and return them.
+
+    Ctrl-C is let through after the step under way is whole and its state written. Raises TrainError where the loss or
+    the gradient is not finite, or a trainable parameter gets none; nothing is kept of that step.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    # Dropout is the only thing that tells the two modes apart in the models trained here.
+    model.network.train()
+    done: list[Step] = []
+    saved_at = time.monotonic()
+    try:
+        with interrupt_between_steps() as interrupted:
+            for number, batch in enumerate(batches, start=plan.first_step + 1):
+                done.append(_take(model, batch, objective, optimizer, parameters, plan, number))
+                for listener in on_step:
+                    listener(done[-1])
+                due = time.monotonic() - saved_at >= plan.checkpoint_s
+                if number < plan.steps and (due or interrupted()):
+                    plan.checkpoint(number)
+                    saved_at = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
+    finally:
+        model.network.eval()
+    return done
+
+
+def _take(
+    model: CausalModel,
+    batch: Batch,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    plan: Plan,
+    number: int,
+) -> Step:
+    started = time.perf_counter()
+    optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for piece in batch.pieces:
+        loss = objective(score(model, piece, step_weight=batch.weight))
+        loss.value.backward()  # type: ignore[no-untyped-call]
+        losses.append(float(loss.value.detach()))
+    if any(p.grad is None for p in parameters):
+        raise TrainError("train.no_gradient", f"a trainable parameter got no gradient in step {number}.")
+    total = math.fsum(losses)
+    norm = float(nn.utils.clip_grad_norm_(parameters, plan.clip_norm))
+    if not (math.isfinite(total) and math.isfinite(norm)):
+        raise TrainError(
+            "train.non_finite",
+            f"the loss is {total} and the gradient norm {norm} in step {number}.",
+            remedy="Start again with a lower train.lr, or with train.dtype=float32.",
+        )
+    lr = plan.schedule.lr(number - 1)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    return Step(
+        step=number,
+        steps=plan.steps,
+        loss=total,
+        grad_norm=norm,
+        lr=lr,
+        rows=batch.num_rows,
+        tokens_effective=batch.num_tokens_unshared,
+        tokens_computed=batch.num_tokens,
+        seconds=time.perf_counter() - started,
+    )

@@ -187,7 +187,7 @@ def find_run(project: Path, spec: str) -> RunFolder:
     if spec == "latest" and runs:
         return runs[-1]
     for run in runs:
-        if spec == run.path.name or (spec.isdigit() and int(spec) == run.number):
+        if spec == run.path.name or (spec.isdecimal() and int(spec) == run.number):
             return run
     path = Path(spec)
     for candidate in (path, project / path):

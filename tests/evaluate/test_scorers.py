@@ -26,6 +26,8 @@ VISIBLE = TEXT.filter(lambda text: text.strip() != "")
 
 @given(VISIBLE, st.sampled_from(["", " ", "\n", "\r\n\t", "\u00a0"]), st.sampled_from(["", " ", "\n", "\r\n"]))
 def test_exact_ignores_outer_white_space_and_line_ends_only(text: str, left: str, right: str) -> None:
+    text = text.replace("\r", "")
+    assume(text.strip())
     assert SCORERS["exact"](left + text.replace("\n", "\r\n") + right, row(text))
 
 
@@ -121,7 +123,14 @@ def test_regex_must_be_found() -> None:
 
 
 HOSTILE = ["", "\x00", "\ud83d", "\u202e\u0663\u0664", "9" * 3_000_000, "1," * 1_000_000, "-" * 1_000_000]
-HOSTILE += ["1/" * 1_000_000, "1e999999999", "\r" * 1_000_000, "\U0001f525" * 500_000, "1.5" + "0" * 2_000_000]
+HOSTILE += [
+    "1/" * 1_000_000,
+    "1e999999999",
+    "\r" * 1_000_000,
+    "\U0001f525" * 500_000,
+    "1.5" + "0" * 2_000_000,
+    "9" * 1_500_000 + "/7 %",
+]
 
 
 @pytest.mark.parametrize("reply", HOSTILE, ids=lambda reply: f"{reply[:4]!a}x{len(reply)}")

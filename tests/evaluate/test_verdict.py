@@ -54,6 +54,21 @@ def test_newcombe_interval_equals_the_published_example() -> None:
     assert newcombe_paired(before, after, 50) == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30), st.integers(1, 30))
+def test_newcombe_interval_equals_its_formula_in_counts(a: int, b: int, c: int, d: int) -> None:
+    """Method 10 as printed: counts a both, b and c discordant, d neither; scipy gives the Wilson limits."""
+    num = a + b + c + d
+    (l1, u1), (l2, u2) = (stats.binomtest(k, num).proportion_ci(0.95, method="wilson") for k in (a + b, a + c))
+    p1, p2, product = (a + b) / num, (a + c) / num, (a + b) * (c + d) * (a + c) * (b + d)
+    cross = a * d - b * c
+    cross = max(cross - num / 2, 0) if cross > 0 else cross
+    phi = cross / product**0.5 if product else 0.0
+    below = (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2
+    above = (u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2
+    before, after = (np.array(side) for side in table(a, b, c, d))
+    assert newcombe_paired(before, after, num) == pytest.approx((p1 - p2 - below**0.5, p1 - p2 + above**0.5), abs=1e-9)
+
+
 @given(PAIRS)
 def test_swapping_the_models_mirrors_the_verdict(drawn: Pairs) -> None:
     before, after, groups = columns(drawn)

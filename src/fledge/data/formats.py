@@ -99,7 +99,8 @@ def _convert(row: Row, form: Form) -> Conversation:
         tuple(messages),
         row.origin,
         answer=None if target is None else _text(target, "answer"),
-        group=None if group is None else str(group),
+        # A table has an empty cell where a row belongs to no group.
+        group=None if group in (None, "") else str(group),
     )
 
 
@@ -128,6 +129,8 @@ def _text(value: object, key: str) -> str:
     text = str(value)
     if not text.strip():
         raise RowFault(f"'{key}' is empty.", "Fill it in or remove the row.")
+    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise RowFault(f"'{key}' holds half of a \\u escape pair, which is no character.", "Mend or remove the row.")
     return text
 
 
@@ -148,6 +151,8 @@ def _message_list(value: object, key: str) -> list[Message]:
 
 
 def _from_messages(values: Mapping[str, Any]) -> list[Message]:
+    if "messages" not in values:
+        raise RowFault("no 'messages'.", "Fill it in or remove the row.")
     return _message_list(values["messages"], "messages")
 
 
@@ -185,7 +190,12 @@ def _from_question_answer(values: Mapping[str, Any]) -> list[Message]:
     question, answer = _column(values, QUESTION_KEYS), _column(values, ANSWER_KEYS)
     if question is None or answer is None:
         raise RowFault("no question or no answer column.", "Fill it in or remove the row.")
-    return [*_system_and_user(values, values[question], question), Message("assistant", _text(values[answer], answer))]
+    asked = values[question]
+    extra = values.get("input") if question == "instruction" else None
+    if extra:
+        # Alpaca's third column: what the instruction is about.
+        asked = f"{_text(asked, question)}\n\n{_text(extra, 'input')}"
+    return [*_system_and_user(values, asked, question), Message("assistant", _text(values[answer], answer))]
 
 
 # Tried in this order: the most telling keys first.

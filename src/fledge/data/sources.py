@@ -55,8 +55,12 @@ def _text(path: Path) -> str:
             "data.bad_encoding",
             f"byte 0x{raw[error.start]:02x} is not UTF-8 text.",
             where=f"{path}:{line}",
-            remedy=f"Save the file as UTF-8, for example: iconv -f latin1 -t utf-8 '{path.name}' -o new.csv",
+            remedy=f"Save it as UTF-8, for example: iconv -f {_encoding(raw)} -t utf-8 '{path.name}' -o new{path.suffix}",
         ) from error
+
+
+def _encoding(raw: bytes) -> str:
+    return "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,7 +120,7 @@ def _reason(error: Exception) -> str:
 def _read_csv(text: str, path: Path, findings: list[Finding]) -> Iterator[Row]:
     header_line = text.partition("\n")[0]
     # The header names columns, so the delimiter is whichever of the usual ones it holds most often.
-    delimiter = max(",;\t|", key=header_line.count)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=header_line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] | None = None
     line = 1
@@ -127,6 +131,8 @@ def _read_csv(text: str, path: Path, findings: list[Finding]) -> Iterator[Row]:
                 continue
             if names is None:
                 names = [cell.strip() for cell in cells]
+                if twice := next((name for name in names if name and names.count(name) > 1), None):
+                    findings.append(Finding("data.bad_row", where, f"two columns are called '{twice}'.", "Rename one."))
             elif len(cells) != len(names):
                 message = f"{len(cells)} cells, expected {len(names)} ({', '.join(names)})."
                 remedy = "Quote cells that hold the delimiter, or fill in the missing ones."
@@ -135,7 +141,7 @@ def _read_csv(text: str, path: Path, findings: list[Finding]) -> Iterator[Row]:
                 yield Row(dict(zip(names, cells, strict=True)), where)
     except csv.Error as error:
         findings.append(
-            Finding("data.bad_row", f"{path}:{reader.line_num}", f"{error}.", "Close the quotes or double inner ones.")
+            Finding("data.bad_row", f"{path}:{line}", f"{error}.", "Close the quotes or double inner ones.")
         )
 
 

@@ -67,9 +67,7 @@ def number(reply: str, row: Conversation) -> bool:
     found, wanted = _last_number(reply), _last_number(expected("number", row))
     if found is None or wanted is None:
         return False
-    if _close(found.value, wanted.value):
-        return True
-    return found.percent != wanted.percent and _close(_fraction(found), _fraction(wanted))
+    return _close(found.value, wanted.value) or _close(_fraction(found), _fraction(wanted))
 
 
 def regex(reply: str, row: Conversation) -> bool:

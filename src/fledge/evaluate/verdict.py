@@ -48,7 +48,7 @@ class Verdict:
 
 
 def compare(before: Sequence[bool], after: Sequence[bool], *, groups: Sequence[str | None] | None = None) -> Verdict:
-    """Compare two evaluations of the same rows. Rows of one group are weighed as one thing, in the test and the interval.
+    """Compare two evaluations of the same rows. Rows of one group weigh as one thing, in the test and the interval.
 
     `better` and `worse` mean p < 0.05 in `sign_flip_p`. `too_few_rows` means that nothing `after` could have answered
     would have reached that: fewer than 6 groups have a row that `before` got wrong, and fewer than 6 have one that it

@@ -22,12 +22,14 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_UD: Tensor, head_VD: Tensor, target_U: Tensor) -> Tensor:
         wants_grad = ctx.needs_input_grad[0]
-        logps_U = torch.empty(len(target_U), dtype=torch.float32)
+        # float32 at least, whatever the model computes in
+        precise = torch.promote_types(hidden_UD.dtype, torch.float32)
+        logps_U = torch.empty(len(target_U), dtype=precise)
         grad_UD = torch.empty_like(hidden_UD) if wants_grad else None
         tile = max(1, TILE_BYTES // (4 * head_VD.shape[0]))
         for start in range(0, len(target_U), tile):
             part = slice(start, start + tile)
-            logits_tV = (hidden_UD[part] @ head_VD.t()).float()
+            logits_tV = (hidden_UD[part] @ head_VD.t()).to(precise)
             target_t1 = target_U[part, None]
             norm_t1 = logits_tV.logsumexp(-1, keepdim=True)
             logps_U[part] = (logits_tV.gather(-1, target_t1) - norm_t1)[:, 0]
@@ -43,11 +45,11 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (grad_UD,) = ctx.saved_tensors
-        return (grads[0][:, None] * grad_UD.float()).to(grad_UD.dtype), None, None
+        return (grads[0][:, None] * grad_UD).to(grad_UD.dtype), None, None
 
 
 def token_logps(hidden_UD: Tensor, head_VD: Tensor, target_U: Tensor) -> Tensor:
-    """Return log p(target | hidden) [U] in float32 under softmax(hidden head^T). `head_VD` is frozen."""
+    """Return log p(target | hidden) [U] in float32 (float64 from float64) under softmax(hidden head^T). `head_VD` is frozen."""
     assert not head_VD.requires_grad, "a trained head needs its own gradient"
     logps: Tensor = _TokenLogps.apply(hidden_UD, head_VD, target_U)  # type: ignore[no-untyped-call]
     return logps

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,13 +143,13 @@ def resume(project: Path, run: RunFolder, *, listener: Listener | None = None) -
         return dict(json.loads(run.manifest.read_text(encoding="utf-8"))["summary"])
     try:
         record = yaml.safe_load(run.knobs.read_text(encoding="utf-8"))
-        config = Config.model_validate(record["knobs"])
+        config, identity, threads = Config.model_validate(record["knobs"]), record["identity"], int(record["threads"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RunError(
             "run.not_resumable", "its run.yaml is missing or damaged.", where=str(run.path), remedy="Start a new run."
         ) from error
-    setup = prepare(project, config, threads=record["threads"])
-    if setup.identity != record["identity"]:
+    setup = prepare(project, config, threads=threads)
+    if setup.identity != identity:
         raise RunError(
             "run.not_resumable",
             "the base model, the rows or the knobs have changed since it was interrupted.",
@@ -192,8 +192,8 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
             first_step=first_step,
             steps=setup.steps,
         )
-        fit(model, stream, OBJECTIVES[setup.config.objective], optimizer, plan, [log, listener.step])
-        log.close()
+        with closing(log):
+            fit(model, stream, OBJECTIVES[setup.config.objective], optimizer, plan, [log, listener.step])
         save_adapter(lora.to_adapter(model.network, alpha=alpha, base_name=setup.config.model), run.adapter)
         return _finish(run, setup, model, sum(p.numel() for p in parameters.values()))
 

@@ -72,14 +72,14 @@ def require_gguf(path: Path, *, code: str = "model.broken_file") -> None:
 class Llama:
     """A GGUF file, ready to answer. A context manager; every method may be called from several threads at once.
 
-    `context_tokens` is the room of one conversation, `parallel` how many are worked on at once. `adapter` is a LoRA GGUF
-    file, applied at full strength. `reuse_prompt` lets a conversation that begins as an earlier one did skip what was
-    read before: right for a chat. llama.cpp then computes the same numbers in batches of another shape, whose last bits
-    differ, so turn it off where an answer must not depend on what was asked before.
+    `context_tokens` is the room of one conversation, `parallel` how many are worked on at once. `adapter` is a LoRA
+    GGUF file, applied at full strength. `reuse_prompt` lets a conversation that begins as an earlier one did skip what
+    was read before: right for a chat. llama.cpp attends by another kernel when few tokens are new, and its rounding can
+    turn a near-tie, so switch it off where an answer must not depend on what was asked before.
 
-    Raises ModelError for a file that is no GGUF file, EngineError("engine.start") when llama.cpp refuses it. Methods raise
-    EngineError("engine.request") for a request that llama.cpp refuses and EngineError("engine.died") when the worker is
-    gone; a new `Llama` then works.
+    Raises ModelError for a file that is no GGUF file, EngineError("engine.start") when llama.cpp refuses it. Methods
+    raise EngineError("engine.request") for a request that llama.cpp refuses and EngineError("engine.died") when the
+    worker is gone; a new `Llama` then works.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Llama:
         return str(self._post("/apply-template", body)["prompt"])
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
-        """Return token ids. `parse_special` reads "<|im_end|>" as that token, `add_special` adds BOS where the file asks."""
+        """Return token ids. `parse_special` reads "<|im_end|>" as that token, `add_special` adds BOS if the file asks."""
         body = {"content": text, "parse_special": parse_special, "add_special": add_special}
         return list(self._post("/tokenize", body)["tokens"])
 
@@ -219,7 +219,7 @@ class Llama:
             "max_tokens": sampling.max_tokens,
             "stop": list(sampling.stop),
             "seed": sampling.seed,
-            # Only what Sampling names: llama.cpp's own defaults (top-k 40, min-p 0.05) and those a file carries stay out.
+            # Only what Sampling names: llama.cpp's defaults (top-k 40, min-p 0.05) and those of a file stay out.
             "samplers": ["top_p", "temperature"],
             "cache_prompt": self._reuse_prompt,
             "stream": True,

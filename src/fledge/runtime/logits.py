@@ -32,7 +32,7 @@ class Scoring:
     def __post_init__(self) -> None:
         assert self.ids and self.positions, "nothing to score"
         assert self.positions == sorted(set(self.positions)), "positions must be strictly ascending"
-        assert 0 <= self.positions[0] and self.positions[-1] < len(self.ids), "a position outside the sequence"
+        assert self.positions[0] >= 0 and self.positions[-1] < len(self.ids), "a position outside the sequence"
 
 
 def logits(

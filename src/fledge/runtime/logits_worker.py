@@ -5,10 +5,11 @@ Protocol. In: one JSON line of settings (`path, adapter, context_tokens, threads
 len(positions) * V little-endian float32, row after row. It runs until stdin ends; whatever goes wrong ends the process
 with the words on stderr.
 
-Why ctypes: the wheel's Python classes reach the server only, but its library exports the whole C interface. Version and
-layout: the wheel is pinned to one build. The two parameter structs, which upstream changes often, are opaque blobs here,
-made by llama.cpp's own `*_default_params` and handed back by value; of their fields we set only the context's first three
-(`n_ctx, n_batch, n_ubatch`) and ask llama.cpp whether it read what we wrote. `llama_batch` has been the same for years.
+Why ctypes: no endpoint of the server gives whole distributions over a given text, and the wheel's Python classes reach
+the server only, but its library exports the C interface. The wheel is pinned to one build. The two parameter structs,
+which upstream changes often, are opaque here: made by llama.cpp's own `*_default_params` and handed back by value. Of
+their fields we set only the context's first three (`n_ctx, n_batch, n_ubatch`), then ask llama.cpp what it read.
+`llama_batch` has been the same for years.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import sys
 from collections.abc import Iterator
 from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
 from pathlib import Path
+from typing import Any
 
 from fledge.runtime.worker import claim_stdout
 
 CONTEXT_MULTIPLE = 256  # llama.cpp rounds n_ctx up to this
-# Rows of logits kept at a time: 128 of a 256 000-word vocabulary are 131 MB.
+# llama.cpp keeps this many rows of logits: 131 MB for a vocabulary of 256 000. Larger batches are no faster on a CPU.
 BATCH_TOKENS = 128
+LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 
 
 class Params(ctypes.Structure):
@@ -49,8 +52,17 @@ class Batch(ctypes.Structure):
     ]
 
 
+@ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
+def log_error(level: int, text: bytes, _: int) -> None:
+    """Write llama.cpp's errors to stderr in the form in which its server does."""
+    if level == LOG_LEVEL_ERROR:
+        sys.stderr.write(f"0 E {text.decode(errors='replace')}")
+        sys.stderr.flush()
+
+
 # name: (result, arguments), from llama.h
-SIGNATURES = {
+SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "llama_log_set": (None, [c_void_p, c_void_p]),
     "llama_backend_init": (None, []),
     "llama_model_default_params": (Params, []),
     "llama_context_default_params": (Params, []),
@@ -89,6 +101,7 @@ class Scorer:
 
     def __init__(self, path: str, *, adapter: str | None, context_tokens: int, threads: int) -> None:
         self.llama = load_library()
+        self.llama.llama_log_set(log_error, None)
         self.llama.llama_backend_init()
         self.model = self.llama.llama_model_load_from_file(path.encode(), self.llama.llama_model_default_params())
         if not self.model:

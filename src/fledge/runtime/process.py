@@ -28,11 +28,18 @@ from typing import IO, Any
 
 from fledge.errors import EngineError
 
-_LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] +")
+_LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] +")  # llama.cpp's time and level
 _ERROR_LINE = re.compile(r"^[\d.]+ E +")
 _EXIT_WAIT_S = 5.0
 _LOG_READ_BYTES = 65536
 
+_ENVIRONMENT_DEFAULTS = {
+    # Threads that wait for each other sleep. Spinning, OpenMP's default, is 10 to 90 times slower (measured on 2 cores)
+    # as soon as another program wants a core: the one that is waited for is not running.
+    "OMP_WAIT_POLICY": "passive",
+    # On an assertion ggml would otherwise start a debugger to print its stack.
+    "GGML_NO_BACKTRACE": "1",
+}
 _REMEDIES = {
     "SIGKILL": "Most often the machine ran out of memory: use a smaller model or context.",
     "SIGILL": "llama.cpp needs a CPU with AVX2, FMA and F16C.",
@@ -54,8 +61,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            # On an assertion ggml would otherwise start a debugger to print its stack.
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+            env=_ENVIRONMENT_DEFAULTS | os.environ,
             start_new_session=True,
         )
         # A finalizer runs on close(), when the object is collected, and at the exit of the interpreter; once.
@@ -96,7 +102,7 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             how = "broke the connection but still runs"
         said = self._log_lines()
-        log = f" Its log ends: {said[-1]}" if said else ""
+        log = f" Its log ends: {_words(said[-1])}." if said else ""
         return EngineError(
             "engine.died", f"the llama.cpp worker {how} while it worked.{log}", where=self.where, remedy=_remedy(how)
         )
@@ -121,24 +127,21 @@ class WorkerProcess:
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
             how = _ending(self._process.wait(timeout=_EXIT_WAIT_S))
-            raise EngineError(
-                "engine.start", f"llama.cpp {self._reason(how)}.", where=self.where, remedy=_remedy(how)
-            )
+            raise EngineError("engine.start", f"{self._reason(how)}.", where=self.where, remedy=_remedy(how))
         hello: dict[str, Any] = json.loads(line)
         return hello
 
     def _reason(self, how: str) -> str:
         # llama.cpp says what is wrong in its first error line; the ones after it only say that this was fatal.
-        raw = self._log_lines(strip=False)
-        said = [line for line in raw if _ERROR_LINE.match(line)][:1] or raw[-1:]
-        return f"did not start: {_LOG_PREFIX.sub('', said[0]).rstrip('.')}" if said else how
+        lines = self._log_lines()
+        said = [line for line in lines if _ERROR_LINE.match(line)][:1] or lines[-1:]
+        return f"llama.cpp did not start: {_words(said[0])}" if said else f"the llama.cpp worker {how} at its start"
 
-    def _log_lines(self, *, strip: bool = True) -> list[str]:
+    def _log_lines(self) -> list[str]:
         # pread: the worker writes through the same file offset, which a seek here would move.
         size = os.fstat(self._log.fileno()).st_size
         tail = os.pread(self._log.fileno(), _LOG_READ_BYTES, max(0, size - _LOG_READ_BYTES))
-        lines = [line for line in tail.decode(errors="replace").splitlines() if line.strip()]
-        return [_LOG_PREFIX.sub("", line) for line in lines] if strip else lines
+        return [line for line in tail.decode(errors="replace").splitlines() if line.strip()]
 
 
 def _end(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
@@ -149,6 +152,10 @@ def _end(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
         process.stdin.close()
     process.stdout.close()
     log.close()
+
+
+def _words(log_line: str) -> str:
+    return _LOG_PREFIX.sub("", log_line).strip().rstrip(".")
 
 
 def _ending(returncode: int) -> str:

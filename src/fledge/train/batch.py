@@ -89,7 +89,8 @@ def num_steps(num_rows: int, *, epochs: float, rows_per_step: int) -> int:
     """Return how many optimizer steps `epochs` passes take; the last step of an epoch may be short."""
     whole, part = divmod(epochs, 1)
     steps_per_epoch = math.ceil(num_rows / rows_per_step)
-    return max(1, int(whole) * steps_per_epoch + math.ceil(part * num_rows / rows_per_step))
+    # 1.1 epochs are 0.1 of a pass more, not the 0.1000...01 that floating point makes of it.
+    return max(1, int(whole) * steps_per_epoch + math.ceil(round(part * num_rows / rows_per_step, 6)))
 
 
 def batches(

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from fledge.errors import RunError
@@ -36,12 +37,17 @@ def save(
         for moment in _MOMENTS:
             if moment in optimizer.state[parameter]:
                 tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    with staged_folder(folder / f"step-{step:06d}") as staged:
-        save_file(tensors, staged / STATE)
+    final = folder / f"step-{step:06d}"
+    with staged_folder(final) as staged:
+        # safetensors' own writer reports a full disk as an error of its own kind, not as an OSError.
+        (staged / STATE).write_bytes(to_bytes(tensors))
         size, digest = (staged / STATE).stat().st_size, sha256_of(staged / STATE)
         write_json_atomic(staged / MANIFEST, {"step": step, "identity": identity, "bytes": size, "sha256": digest})
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(old)
+    # A later step can only be a damaged checkpoint that was passed over; a hidden folder is what a crash left of one.
+    kept = sorted(path for path in folder.glob("step-*") if path.name <= final.name)[-KEPT:]
+    for path in folder.iterdir():
+        if path not in kept:
+            shutil.rmtree(path)
 
 
 def latest(folder: Path) -> Path | None:

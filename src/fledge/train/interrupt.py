@@ -22,7 +22,8 @@ def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
         pressed.set()
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, on_interrupt)
     try:
         yield pressed.is_set
     finally:

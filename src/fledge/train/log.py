@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.errors import writing
+from fledge.project import write_text_atomic
 from fledge.train.loop import Step
 
 
@@ -18,8 +19,8 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, first_step: int) -> None:
         kept = [json.dumps(line) for line in read(path) if line["step"] <= first_step] if path.is_file() else []
+        write_text_atomic(path, "".join(f"{line}\n" for line in kept))
         with writing(path):
-            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             self._file = path.open("a", encoding="utf-8")
         self._path = path
 
@@ -29,9 +30,8 @@ class MetricsLog:
             self._file.flush()
 
     def close(self) -> None:
-        with writing(self._path):
+        with self._file, writing(self._path):
             os.fsync(self._file.fileno())
-        self._file.close()
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -96,7 +96,7 @@ def fit(
                 for listener in on_step:
                     listener(done[-1])
                 due = time.monotonic() - saved_at >= plan.checkpoint_s
-                if number < plan.steps and (due or interrupted()):
+                if interrupted() or (due and number < plan.steps):
                     plan.checkpoint(number)
                     saved_at = time.monotonic()
                 if interrupted():

@@ -1,0 +1,195 @@
+"""Run -> files to hand over: merged, quantised, each let through by the parity gate or removed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from fledge.config import Config
+from fledge.data.template import ChatTemplate
+from fledge.errors import RunError, writing
+from fledge.model import lora
+from fledge.model.adapter import Adapter, load_adapter
+from fledge.model.attention import Branch
+from fledge.model.load import load_model, load_tokenizer
+from fledge.model.weights import GgufWeights, Weights, open_weights
+from fledge.project import RunFolder, fsync_folder, read_json, write_json_atomic
+from fledge.recipes.prepare import read_project
+from fledge.records import Conversation
+from fledge.release import parity
+from fledge.release.adapter_gguf import write_adapter_gguf
+from fledge.release.gguf import Written, write_gguf
+from fledge.release.parity import ADAPTER, Logits, Parity
+from fledge.release.quantize import file_type
+from fledge.runtime.logits import Scoring, logits
+
+# Enough for 1,500 positions; held-out rows come first, so what was not learnt by heart is compared too.
+GATE_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run, opened."""
+
+    run: RunFolder
+    project: Path
+    config: Config
+    weights: Weights
+    adapter: Adapter
+
+    @property
+    def name(self) -> str:
+        return f"{self.weights.path.stem.split('.')[0]}-{self.run.path.name}".lower()
+
+
+def open_run(project: Path, run: RunFolder) -> Finished:
+    """Open a finished run. Raises RunError for an unfinished one and where the base model is no longer the same."""
+    if not run.finished:
+        raise RunError(
+            "run.not_resumable",
+            "the run is not finished.",
+            where=str(run.path),
+            remedy=f"Finish it: fledge train --resume {run.number}",
+        )
+    manifest = read_json(run.manifest)
+    config = Config.model_validate(yaml.safe_load(run.knobs.read_text(encoding="utf-8"))["knobs"])
+    path = Path(manifest["base_path"])
+    if not path.exists():
+        raise RunError(
+            "run.not_found",
+            f"its base model is gone: {path}.",
+            where=str(run.path),
+            remedy="Pull or restore the model.",
+        )
+    return Finished(run, project, config, open_weights(path), load_adapter(run.adapter))
+
+
+def export(
+    finished: Finished,
+    *,
+    types: Sequence[str],
+    with_adapter: bool,
+    out: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Write and check the files; return what the contract says of `fledge export`.
+
+    A file stands under its name only after the gate let it through. Raises ParityError; the file is then gone.
+    """
+    started = time.monotonic()
+    folder = out or finished.run.release
+    template = ChatTemplate(load_tokenizer(finished.weights))
+    gate = Gate(_gate_rows(finished), template, Reference(finished))
+    files = []
+    for kind in types:
+        say(f"{kind}: merging, quantising, comparing with the trained weights")
+        path = folder / f"{finished.name}.{file_type(kind)}.gguf"
+        files.append(_export_merged(finished, path, file_type(kind), gate))
+    if with_adapter and isinstance(finished.weights, GgufWeights):
+        say("adapter: writing, comparing on top of the untouched base file")
+        files.append(_export_adapter(finished, folder / f"{finished.name}.adapter.gguf", gate))
+    return {"files": files, "seconds": time.monotonic() - started}
+
+
+class Reference:
+    """Scores with the trained weights in float32. Keeps the hidden states; logits are formed when asked for."""
+
+    def __init__(self, finished: Finished) -> None:
+        self._finished = finished
+        self._hidden: dict[tuple[int, ...], Tensor] = {}
+        self._head: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, text: Sequence[Scoring]) -> Iterator[Logits]:
+        missing = [scoring for scoring in text if tuple(scoring.ids) not in self._hidden]
+        if missing:
+            model = load_model(self._finished.weights, dtype=torch.float32)
+            adapter = self._finished.adapter
+            lora.inject(model.network, rank=adapter.rank, alpha=adapter.scale * adapter.rank, seed=0)
+            lora.load_into(model.network, adapter)
+            for scoring in missing:
+                ids = torch.tensor([scoring.ids])
+                hidden = model.hidden(ids, torch.arange(ids.shape[1])[None], [Branch.of(0, ids.shape[1], [])])
+                self._hidden[tuple(scoring.ids)] = hidden[scoring.positions]
+            self._head = model.head
+        assert self._head is not None
+        for scoring in text:
+            yield (self._hidden[tuple(scoring.ids)] @ self._head.t()).numpy()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Everything a file is compared with; `rows` are held-out rows first."""
+
+    rows: Sequence[Conversation]
+    template: ChatTemplate
+    trained: Reference
+
+    def check(self, model: Path, kind: str, *, adapter: Path | None = None) -> Parity:
+        return parity.check(
+            model,
+            kind=kind,
+            rows=self.rows,
+            template=self.template,
+            trained=self.trained,
+            served=lambda text: logits(model, text, adapter=adapter),
+        )
+
+
+def _gate_rows(finished: Finished) -> list[Conversation]:
+    rows = read_project(finished.project, finished.config)
+    return [*rows.held_out[:GATE_ROWS], *rows.train][:GATE_ROWS]
+
+
+def _export_merged(finished: Finished, path: Path, kind: str, gate: Gate) -> dict[str, Any]:
+    with _let_through(path) as staged:
+        written = write_gguf(
+            staged, finished.weights, finished.adapter, kind, overrides={"general.name": finished.name}
+        )
+        measured = gate.check(staged, kind)
+        parity.require(measured, path)
+    return _entry(path, written, "merged", measured)
+
+
+def _export_adapter(finished: Finished, path: Path, gate: Gate) -> dict[str, Any]:
+    with _let_through(path) as staged:
+        written = write_adapter_gguf(staged, finished.adapter, finished.weights)
+        measured = gate.check(finished.weights.path, ADAPTER, adapter=staged)
+        parity.require(measured, path)
+    return _entry(path, written, ADAPTER, measured)
+
+
+@contextmanager
+def _let_through(path: Path) -> Iterator[Path]:
+    """Give a staging name in the same folder; what stands there gets its own name if the block ends well, or goes."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".checking-") as folder:
+            staged = Path(folder) / path.name
+            yield staged
+            os.replace(staged, path)
+        fsync_folder(path.parent)
+
+
+def _entry(path: Path, written: Written, kind: str, measured: Parity) -> dict[str, Any]:
+    entry = {
+        "path": str(path),
+        "kind": kind,
+        "type": written.type,
+        "bytes": written.bytes,
+        "bits_per_weight": written.bits_per_weight,
+        "sha256": written.sha256,
+        "parity": {**asdict(measured), "passed": measured.passed},
+    }
+    write_json_atomic(path.with_suffix(".json"), entry)
+    return entry

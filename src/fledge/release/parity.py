@@ -1,0 +1,155 @@
+"""The parity gate: a file counts only after llama.cpp, running it, has agreed with the trained weights.
+
+Compared are: the ids of rendered prompts (through the file's own template and tokenizer), the token that ends a turn,
+and the next-token distributions over the same given text. The gate has thresholds per type; a file that fails is
+removed by the caller and never listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fledge.data.template import ChatTemplate
+from fledge.errors import ParityError
+from fledge.records import Conversation, Example
+from fledge.runtime.gguf_check import read_header
+from fledge.runtime.llama import Llama
+from fledge.runtime.logits import Scoring
+
+POSITIONS_PER_ROW = 48
+ADAPTER = "adapter"
+Logits = NDArray[np.float32]
+# Given text to score, yield logits [positions, V] for each.
+Scorer = Callable[[Sequence[Scoring]], Iterable[Logits]]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Least share of positions with the same likeliest token, most mean KL divergence in nats."""
+
+    top1: float
+    kl: float
+
+
+# 16 bits hold the trained weights to within rounding; what fewer bits cost was measured (benchmarks/README.md).
+THRESHOLDS: dict[str, Threshold] = {
+    "f32": Threshold(0.999, 1e-3),
+    "f16": Threshold(0.999, 1e-3),
+    "bf16": Threshold(0.99, 5e-3),
+    "q8_0": Threshold(0.99, 0.01),
+    "q6_k": Threshold(0.98, 0.03),
+    "q5_k_m": Threshold(0.96, 0.06),
+    "q4_k_m": Threshold(0.93, 0.12),
+    "q4_0": Threshold(0.88, 0.25),
+    # On top of the base file as it is, whatever its type.
+    ADAPTER: Threshold(0.97, 0.03),
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the gate measured. `kl` is the mean over positions of KL(trained || file), in nats."""
+
+    rows: int
+    positions: int
+    top1: float
+    kl: float
+    prompt_ids_equal: bool
+    end_token_equal: bool
+    threshold: Threshold
+    faults: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.faults
+
+
+def choose_text(examples: Sequence[Example]) -> list[Scoring]:
+    """Return what to score: of each example the last POSITIONS_PER_ROW positions, taught answers in the main."""
+    return [
+        Scoring(e.ids[:-1], list(range(max(0, len(e.ids) - 1 - POSITIONS_PER_ROW), len(e.ids) - 1))) for e in examples
+    ]
+
+
+def compare_logits(trained: Iterable[Logits], file: Iterable[Logits]) -> tuple[int, float, float]:
+    """Return (positions, share with the same likeliest token, mean KL(trained || file) in nats), in float64."""
+    same, divergences = [], []
+    for ours, theirs in zip(trained, file, strict=True):
+        assert ours.shape == theirs.shape, "both sides score the same positions of the same vocabulary"
+        same.append(ours.argmax(-1) == theirs.argmax(-1))
+        log_p, log_q = _log_softmax(ours), _log_softmax(theirs)
+        divergences.append((np.exp(log_p) * (log_p - log_q)).sum(-1))
+    return sum(map(len, same)), float(np.concatenate(same).mean()), float(np.concatenate(divergences).mean())
+
+
+def _log_softmax(logits: Logits) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result
+
+
+def check(
+    path: Path,
+    *,
+    kind: str,
+    rows: Sequence[Conversation],
+    template: ChatTemplate,
+    trained: Scorer,
+    served: Scorer,
+) -> Parity:
+    """Measure `path` against the trained weights on `rows` and return what came out, faults in words included.
+
+    `trained` scores with the trained weights, `served` with llama.cpp. Prompts are rendered by the file's own template.
+    """
+    examples = [template.examples(row)[-1] for row in rows]
+    text = choose_text(examples)
+    num_positions, top1, kl = compare_logits(trained(text), served(text))
+    unequal = _unequal_prompts(path, rows, template)
+    ends = {_last_taught(example) for example in examples}
+    end_equal = ends <= _end_tokens(path)
+    threshold = THRESHOLDS[kind]
+    faults = [
+        f"{unequal} of {len(rows)} prompts have other token ids than in training" if unequal else "",
+        "" if end_equal else f"the file does not end a turn with the taught token {sorted(ends)}",
+        f"top-1 agreement {top1:.4f} is under {threshold.top1}" if top1 < threshold.top1 else "",
+        # Written so that a NaN fails too.
+        "" if kl <= threshold.kl else f"KL divergence {kl:.4f} is over {threshold.kl}",
+    ]
+    found = tuple(fault for fault in faults if fault)
+    return Parity(len(rows), num_positions, top1, kl, not unequal, end_equal, threshold, found)
+
+
+def require(parity: Parity, path: Path) -> None:
+    """Raise ParityError where the gate is shut."""
+    if not parity.passed:
+        raise ParityError(
+            "export.parity",
+            f"the file does not answer as the trained model: {'; '.join(parity.faults)}.",
+            where=path.name,
+            remedy="It was removed. Choose a type with more bits; if f16 fails too, it is a fault of fledge.",
+        )
+
+
+def _unequal_prompts(path: Path, rows: Sequence[Conversation], template: ChatTemplate) -> int:
+    with Llama(path) as llama:
+        return sum(
+            llama.tokenize(llama.render(row.prompt), parse_special=True, add_special=True)
+            != template.prompt_ids(row.prompt)
+            for row in rows
+        )
+
+
+def _last_taught(example: Example) -> int:
+    return next(i for i, w in zip(reversed(example.ids), reversed(example.weights), strict=True) if w > 0)
+
+
+def _end_tokens(path: Path) -> set[int]:
+    """Return the ids at which programs that read this file stop: its end-of-sequence and end-of-turn tokens."""
+    kv = read_header(path).kv
+    keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+    return {kv[key] for key in keys if key in kv}

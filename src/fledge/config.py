@@ -135,9 +135,29 @@ def _parse_yaml(text: str, path: Path) -> dict[str, Any]:
         ) from error
     if values is None:
         return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError("config.bad_yaml", "expected `key: value` lines.", where=str(path))
-    return values
+    if twice := _twice(yaml.compose(text)):
+        line, key = twice
+        raise ConfigError(
+            "config.bad_yaml", f"'{key}' stands twice.", where=f"{path}:{line}", remedy="Keep one of the two."
+        )
+    # A group whose keys are all commented out says nothing.
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _twice(node: yaml.Node | None) -> tuple[int, str] | None:
+    """Return the line and name of the first key that repeats one beside it."""
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen: set[str] = set()
+    for key, value in node.value:
+        if key.value in seen:
+            return key.start_mark.line + 1, str(key.value)
+        seen.add(key.value)
+        if found := _twice(value):
+            return found
+    return None
 
 
 def _dotenv(folder: Path) -> dict[str, str]:
@@ -161,15 +181,28 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if name not in known:
         raise ConfigError(
             "config.unknown_key",
-            f"'{name}' is not a knob{nearest(name, known) or '.'}",
+            f"'{name}' is not a knob{_guess(name) or '.'}",
             where="command line",
-            remedy="`fledge train --help` lists the knobs.",
+            remedy=f"Known: {', '.join(_siblings(name))}.",
         )
     section, _, key = name.rpartition(".")
     target = values.setdefault(section, {}) if section else values
     if not isinstance(target, dict):
         raise ConfigError("config.bad_value", f"'{section}' must be a group of keys.", where=FILE_NAME)
-    target[key] = yaml.safe_load(raw)
+    target[key] = _parse_value(raw)
+
+
+def _parse_value(raw: str) -> object:
+    """Return a number, truth value or null as YAML reads it, and so lists, groups and texts that are marked as such.
+
+    Any other text is meant as it stands, with what YAML would take for a group ("Note: be brief") or a comment.
+    """
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        return raw
+    marked = raw.startswith(("{", "[", "'", '"'))
+    return raw if isinstance(value, str | dict | list) and not marked else value
 
 
 def _validate(values: Mapping[str, Any], text: str, path: Path) -> Config:
@@ -197,12 +230,29 @@ def _complaint(knob: tuple[str, ...], item: Any, text: str, path: Path) -> tuple
     dotted = ".".join(knob)
     where = f"{path}:{line}" if (line := _line_of(text, knob)) else str(path)
     if item["type"] == "extra_forbidden":
-        known = [name for name, _ in knobs()]
-        siblings = [name for name in known if name.startswith(f"{knob[0]}.")] or sorted(Config.model_fields)
-        listing = f". Known here: {', '.join(siblings)}."
-        return where, f"'{dotted}' is not a knob{nearest(dotted, known) or listing}"
+        guess = _guess(dotted) or f". Known: {', '.join(_siblings(dotted))}."
+        return where, f"'{dotted}' is not a knob{guess}"
     meaning = dict(knobs()).get(dotted, "a group of keys")
     return where, f"{dotted} is {item['input']!r}: {item['msg'].lower()} ({meaning})."
+
+
+def _guess(dotted: str) -> str:
+    """Return "; did you mean 'train.lr'?", or "" where nothing is close.
+
+    Inside a group only its keys are compared: the group's name would make any two of them look alike.
+    """
+    group, _, key = dotted.rpartition(".")
+    names = [name for name, _ in knobs()]
+    keys = [name.rpartition(".")[2] for name in names if group and name.startswith(f"{group}.")]
+    if keys:
+        return nearest(key, keys).replace("'", f"'{group}.", 1)
+    return nearest(dotted, [*Config.model_fields, *names])
+
+
+def _siblings(dotted: str) -> list[str]:
+    """Return the knobs that stand beside `dotted`: those of its group, or the top keys where there is no such group."""
+    group = dotted.split(".")[0] + "."
+    return [name for name, _ in knobs() if name.startswith(group)] or list(Config.model_fields)
 
 
 def _line_of(text: str, knob: tuple[str, ...]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -97,11 +98,9 @@ def sha256_of(path: Path) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file that fledge wrote. Raises RunError where it is damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise RunError("run.not_found", f"cannot be read ({error}).", where=str(path)) from error
-    assert isinstance(value, dict)
-    return value
 
 
 @dataclass(frozen=True)
@@ -163,21 +162,16 @@ def list_runs(project: Path) -> list[RunFolder]:
 
 
 def new_run(project: Path, label: str) -> RunFolder:
-    """Make the next numbered run folder; two processes never get the same one."""
+    """Make the next numbered run folder; two processes never get the same number."""
     root = project / "runs"
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
-        number = max((run.number for run in list_runs(project)), default=0)
-        while True:
-            number += 1
-            # A number is taken by the first folder that bears it, whatever its label.
-            if any(root.glob(f"{number:04d}-*")):
-                continue
+        with (root / ".lock").open("w") as lock:
+            # Two folders with one number and different labels would both be made without complaint.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            number = max((run.number for run in list_runs(project)), default=0) + 1
             path = root / f"{number:04d}-{label}"
-            try:
-                path.mkdir()
-            except FileExistsError:
-                continue
+            path.mkdir()
             return RunFolder(path)
 
 

@@ -55,7 +55,7 @@ def _text(path: Path) -> str:
             "data.bad_encoding",
             f"byte 0x{raw[error.start]:02x} is not UTF-8 text.",
             where=f"{path}:{line}",
-            remedy=f"Save it as UTF-8, for example: iconv -f {_encoding(raw)} -t utf-8 '{path.name}' -o new{path.suffix}",
+            remedy=f"Save it as UTF-8: iconv -f {_encoding(raw)} -t utf-8 '{path.name}' -o new{path.suffix}",
         ) from error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NoReturn
@@ -28,6 +28,17 @@ from fledge.records import Conversation, Example, Message
 DEFAULT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# A template is a program of somebody else's: it may divide by zero as well as refuse.
+_TEMPLATE_FAULTS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    RecursionError,
 )
 
 Span = tuple[int, int]
@@ -98,7 +109,7 @@ class ChatTemplate:
                 eos_token=self.tokenizer.eos or "",
                 tools=None,
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except _TEMPLATE_FAULTS as error:
             raise DataError(
                 "data.template",
                 f"the model's chat template says: {error}.",
@@ -134,7 +145,8 @@ class ChatTemplate:
             groups = [(messages[: turns[-1] + 1], whole, tuple(span for _, span in parts))] if parts else []
         else:
             groups = [(messages[: i + 1], text, (span,)) for i, (text, span) in zip(turns, parts, strict=True)]
-        return [Rendered(text, self._content_spans(shown, text), spans) for shown, text, spans in groups]
+        origin = conversation.origin
+        return [Rendered(text, self._content_spans(shown, text, origin=origin), spans) for shown, text, spans in groups]
 
     def _turn(self, messages: Sequence[Message], index: int, origin: str) -> tuple[str, Span]:
         """Return the text up to and with assistant turn `index`, and which part of it that turn has to produce."""
@@ -148,43 +160,39 @@ class ChatTemplate:
                 remedy="Use another template; what is served would differ from what is taught.",
             )
         # What stands after the last control token (a line end, mostly) belongs to the next turn: nobody has to say it.
-        ends = [match.end() for match in self._control.finditer(text, len(prompt))]
+        # What looks like a control token in the answer itself ends nothing.
+        answer = messages[index].content.strip()
+        answered = text.find(answer, len(prompt)) + len(answer) if answer in text[len(prompt) :] else len(prompt)
+        ends = [match.end() for match in self._control.finditer(text, answered)]
         return text, (len(prompt), ends[-1] if ends else len(text))
 
     def _content_spans(
-        self, messages: Sequence[Message], text: str, *, add_generation_prompt: bool = False
+        self, messages: Sequence[Message], text: str, *, add_generation_prompt: bool = False, origin: str = ""
     ) -> tuple[Span, ...]:
         """Return where the messages' own words stand in `text`.
 
         Rendering once more with a private character in place of each content shows it exactly, whenever putting the
-        contents back gives `text` again. A template that changes contents (strips, splits) is searched instead.
+        contents back, as they are or stripped, gives `text` again. Where a template rewrites some otherwise, only those
+        that look like control tokens are hidden; the others must then bring in none.
         """
-        marks = _unused_characters("".join(m.content for m in messages) + self.source, len(messages))
-        masked = [Message(m.role, mark) for m, mark in zip(messages, marks, strict=True)]
-        contents = {mark: m.content for m, mark in zip(messages, marks, strict=True)}
-        spans, rebuilt = [], ""
-        for character in self.render(masked, add_generation_prompt=add_generation_prompt):
-            start = len(rebuilt)
-            rebuilt += contents.get(character, character)
-            if character in contents:
-                spans.append((start, len(rebuilt)))
-        return tuple(spans) if rebuilt == text else self._search_contents(messages, text)
-
-    def _search_contents(self, messages: Sequence[Message], text: str) -> tuple[Span, ...]:
-        spans, cursor = [], 0
-        for message in messages:
-            content = message.content.strip()
-            start = text.find(content, cursor)
-            if start >= 0:
-                cursor = start + len(content)
-                spans.append((start, cursor))
-            elif self._control.search(content):
-                raise DataError(
-                    "data.template",
-                    f"a message holds '{self._control.findall(content)[0]}' and the template rewrites messages.",
-                    remedy="Take the token out of the text.",
-                )
-        return tuple(spans)
+        contents = [m.content for m in messages]
+        marks = _unused_characters("".join(contents) + self.source, len(messages))
+        controls: list[str] | None = None
+        for hidden in (set(range(len(messages))), {i for i, c in enumerate(contents) if self._control.search(c)}):
+            masked = [Message(m.role, marks[i]) if i in hidden else m for i, m in enumerate(messages)]
+            shown = self.render(masked, add_generation_prompt=add_generation_prompt, origin=origin)
+            found = self._control.findall(shown)
+            controls = found if controls is None else controls
+            for written in (contents, [content.strip() for content in contents]):
+                spans, rebuilt = _fill(shown, {marks[i]: written[i] for i in hidden})
+                if rebuilt == text and found == controls:
+                    return spans
+        raise DataError(
+            "data.template",
+            "the model's chat template rewrites a message so that its control tokens cannot be told from text.",
+            where=origin,
+            remedy="Take what looks like a control token out of the text.",
+        )
 
     @cached_property
     def _control(self) -> Any:
@@ -210,6 +218,18 @@ class ChatTemplate:
             ids = [self.tokenizer.control[piece]] if (start, end) in own else self.tokenizer.encode(piece)
             for token in ids:
                 yield token, weight
+
+
+def _fill(shown: str, contents: Mapping[str, str]) -> tuple[tuple[Span, ...], str]:
+    """Return `shown` with its marks replaced by what they stand for, and where that came to stand."""
+    spans, pieces, length = [], [], 0
+    for character in shown:
+        piece = contents.get(character, character)
+        if character in contents:
+            spans.append((length, length + len(piece)))
+        pieces.append(piece)
+        length += len(piece)
+    return tuple(spans), "".join(pieces)
 
 
 def _unused_characters(text: str, count: int) -> list[str]:

@@ -43,6 +43,11 @@ _LLAMA3 = (
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
+# SmolLM2, for one, has no token for some bytes that text hardly ever holds. llama.cpp leaves such a byte out, but
+# merges nothing across it: a mark that no text can spell stands there until `encode` drops it.
+_GAP = "\0"
+
+
 def _by_regex(pattern: str) -> PreTokenizer:
     return PreSequence([Split(Regex(pattern), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
 
@@ -70,7 +75,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of plain text; text that looks like a control token stays text."""
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        return [i for i in self.backend.encode(text, add_special_tokens=False).ids if i < self.size]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; control tokens are written out as their text."""
@@ -110,7 +115,7 @@ def from_gguf(kv: Mapping[str, Any], *, where: str) -> Tokenizer:
     # A control token must not be reachable as a word of the vocabulary either.
     vocab = {text: i for i, text in enumerate(tokens) if text not in control}
     merges = [tuple(merge.split(" ", 1)) for merge in kv["tokenizer.ggml.merges"]]
-    backend = Backend(BPE(vocab, merges, ignore_merges=pre == "llama-bpe"))
+    backend = Backend(BPE({**vocab, _GAP: len(tokens)}, merges, unk_token=_GAP, ignore_merges=pre == "llama-bpe"))
     backend.pre_tokenizer = pre_tokenizers[pre]
     backend.decoder = ByteLevelDecoder()
     user_defined = [text for text, type_ in zip(tokens, types, strict=True) if type_ == TokenType.USER_DEFINED]
@@ -133,16 +138,25 @@ def from_folder(folder: Path) -> Tokenizer:
             where=str(folder),
             remedy="Save the tokenizer as a fast one.",
         )
-    spec = json.loads(path.read_text(encoding="utf-8"))
+    spec = _json(path)
+    vocab = spec.get("model", {}).get("vocab")
+    if not isinstance(vocab, dict):
+        raise ModelError(
+            "model.unsupported",
+            "not a vocabulary of words with ids.",
+            where=str(path),
+            remedy="Choose a model with a BPE tokenizer.",
+        )
     control = {t["content"]: t["id"] for t in spec.get("added_tokens", []) if t.get("special")}
     spec["added_tokens"] = [t for t in spec.get("added_tokens", []) if not t.get("special")]
     # The template writes begin tokens itself; a post-processor would add them a second time.
     spec["post_processor"] = None
-    vocab = spec["model"]["vocab"]
     size = max([*vocab.values(), *control.values(), *(t["id"] for t in spec["added_tokens"])]) + 1
-    if isinstance(vocab, dict):
-        spec["model"]["vocab"] = {text: i for text, i in vocab.items() if text not in control}
-    config = _json_or_empty(folder / "tokenizer_config.json")
+    # An added token that the vocabulary lacks would get the next free id, which is not its own without control tokens.
+    words = vocab | {t["content"]: t["id"] for t in spec["added_tokens"]}
+    spec["model"]["vocab"] = {text: i for text, i in words.items() if text not in control}
+    config_path = folder / "tokenizer_config.json"
+    config = _json(config_path) if config_path.is_file() else {}
     template = folder / "chat_template.jinja"
     chat_template = template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template")
     return Tokenizer(
@@ -155,8 +169,24 @@ def from_folder(folder: Path) -> Tokenizer:
     )
 
 
-def _json_or_empty(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+def tokenizer_json(tokenizer: Tokenizer) -> str:
+    """Return the text of a tokenizer.json that other programs load, control tokens back in their places."""
+    spec = json.loads(tokenizer.backend.to_str())
+    # Ids of added tokens must be known to the vocabulary, or a reader hands out new ones.
+    spec["model"]["vocab"] |= tokenizer.control
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = [{"id": token, "content": text, **plain} for text, token in tokenizer.control.items()]
+    spec["added_tokens"] = sorted([*spec["added_tokens"], *added], key=lambda entry: int(entry["id"]))
+    return json.dumps(spec, ensure_ascii=False)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ModelError(
+            "model.broken_file", f"not a JSON object: {error}.", where=str(path), remedy="Fetch the model again."
+        ) from error
 
 
 def _token_text(value: object) -> str | None:

@@ -1,8 +1,8 @@
 """The folder of pulled models: what is in it, whether it is still what was pulled, and how a new one gets in.
 
-    models/NAME.gguf or models/NAME/    whole and checked, because it came by rename
-    models/.checked/*.json              size, mtime and sha256 of every checked file, here or in a user's folder
-    models/.staging/NAME/, NAME.lock    a pull on its way; the lock is free as soon as its process is gone
+models/NAME.gguf or models/NAME/    whole and checked, because it came by rename
+models/.checked/*.json              size, mtime and sha256 of every checked file, here or in a user's folder
+models/.staging/NAME/, NAME.lock    a pull on its way; the lock is free as soon as its process is gone
 """
 
 from __future__ import annotations

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
-from fledge.data import tokenizer as tokenizers
-from fledge.data.tokenizer import Tokenizer
 from fledge.errors import ModelError
 from fledge.model import attention
 from fledge.model.attention import Branch
-from fledge.model.weights import GgufWeights, Shape, Weights
+from fledge.model.shape import Shape
+from fledge.model.weights import Weights
 
 AttentionInterface.register(attention.NAME, attention.tree_attention)
 
@@ -94,10 +92,3 @@ def _inverse_frequencies(shape: Shape) -> Tensor:
     if shape.rope_scaling is not None:
         frequencies = frequencies / torch.tensor(shape.rope_scaling["factors"], dtype=torch.float32)
     return frequencies
-
-
-def load_tokenizer(weights: Weights) -> Tokenizer:
-    """Return the tokenizer that comes with the weights."""
-    if isinstance(weights, GgufWeights):
-        return tokenizers.from_gguf(weights.header.kv, where=str(weights.path))
-    return tokenizers.from_folder(Path(weights.path))

@@ -49,7 +49,7 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def token_logps(hidden_UD: Tensor, head_VD: Tensor, target_U: Tensor) -> Tensor:
-    """Return log p(target | hidden) [U] in float32 (float64 from float64) under softmax(hidden head^T). `head_VD` is frozen."""
+    """Return log p(target | hidden) [U] under softmax(hidden head^T), float32 at least. `head_VD` is frozen."""
     assert not head_VD.requires_grad, "a trained head needs its own gradient"
     logps: Tensor = _TokenLogps.apply(hidden_UD, head_VD, target_U)  # type: ignore[no-untyped-call]
     return logps

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fledge.config import Config
+from fledge.config import FILE_NAME, Config
+from fledge.errors import DataError, writing
 from fledge.evaluate.scorers import Template, choose_scorer
-from fledge.evaluate.tasks import Evaluation, evaluate
+from fledge.evaluate.tasks import Evaluation, evaluate, write_rows
 from fledge.evaluate.verdict import Verdict, compare
+from fledge.recipes.prepare import read_conversations, read_project
 from fledge.records import Conversation, Message, Reply
 from fledge.runtime.llama import Llama, Sampling
 
@@ -61,8 +63,51 @@ def versus(before: Evaluation, after: Evaluation) -> Verdict:
     return compare([row.correct for row in before.rows], [row.correct for row in after.rows], groups=groups)
 
 
-def as_dict(served: Served, evaluation: Evaluation) -> dict[str, Any]:
-    """Return what the contract says of one side of `fledge eval`."""
+def rows_to_ask(project: Path, config: Config, data: Path | None) -> list[Conversation]:
+    """Return the rows of `data`, or the project's held-out rows. Raises DataError where there are none."""
+    if data is not None:
+        rows, _ = read_conversations([data if data.exists() else project / data], config)
+        return rows
+    held_out = read_project(project, config).held_out
+    if not held_out:
+        raise DataError(
+            "data.empty",
+            "no rows are held out to ask.",
+            where=str(project / FILE_NAME),
+            remedy="Name a file of them: --data PATH, or data.eval in fledge.yaml.",
+        )
+    return held_out
+
+
+def report(sides: Sequence[Served], evaluations: Sequence[Evaluation], *, project: Path) -> dict[str, Any]:
+    """Write every answer to a file and return what the contract says of `fledge eval`, one side or two."""
+    served, evaluation = sides[0], evaluations[0]
+    rows_file = project / "runs" / "answers" / f"{_file_name(served.label)}.jsonl"
+    with writing(rows_file):
+        rows_file.parent.mkdir(parents=True, exist_ok=True)
+    write_rows(evaluation, rows_file)
+    # Perplexity and forgetting need texts of their own to be asked; they are not measured here yet.
+    told: dict[str, Any] = _side(served, evaluation) | {"rows_file": str(rows_file), "against": None, "verdict": None}
+    if len(sides) > 1:
+        verdict = versus(evaluations[1], evaluation)
+        told |= {
+            "against": _side(sides[1], evaluations[1]),
+            "verdict": verdict.outcome.value,
+            "why": verdict.why,
+            "p_value": verdict.p_value,
+            "difference": verdict.difference,
+            "difference_interval": list(verdict.interval),
+            "wins": verdict.wins,
+            "losses": verdict.losses,
+        }
+    return told
+
+
+def _file_name(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in label)
+
+
+def _side(served: Served, evaluation: Evaluation) -> dict[str, Any]:
     return {
         "target": served.label,
         "file": str(served.path),
@@ -74,9 +119,3 @@ def as_dict(served: Served, evaluation: Evaluation) -> dict[str, Any]:
         "stopped": evaluation.stopped,
         "tokens_per_s": evaluation.tokens_per_s,
     }
-
-
-def verdict_dict(verdict: Verdict) -> dict[str, Any]:
-    """Return the verdict's part of `fledge eval`."""
-    told = asdict(verdict)
-    return {"verdict": told.pop("outcome").value, **told, "interval": list(verdict.interval)}

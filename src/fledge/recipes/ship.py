@@ -21,20 +21,22 @@ from fledge.errors import RunError, writing
 from fledge.model import lora
 from fledge.model.adapter import Adapter, load_adapter
 from fledge.model.attention import Branch
-from fledge.model.load import load_model, load_tokenizer
+from fledge.model.load import load_model
+from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import GgufWeights, Weights, open_weights
 from fledge.project import RunFolder, fsync_folder, read_json, write_json_atomic
 from fledge.recipes.prepare import read_project
 from fledge.records import Conversation
 from fledge.release import parity
 from fledge.release.adapter_gguf import write_adapter_gguf
+from fledge.release.folder import write_folder
 from fledge.release.gguf import Written, write_gguf
 from fledge.release.parity import ADAPTER, Logits, Parity
 from fledge.release.quantize import file_type
 from fledge.runtime.logits import Scoring, logits
 
-# Enough for 1,500 positions; held-out rows come first, so what was not learnt by heart is compared too.
-GATE_ROWS = 32
+# Enough for 1,100 positions; held-out rows come first, so what was not learnt by heart is compared too.
+GATE_ROWS = 24
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def export(
     started = time.monotonic()
     folder = out or finished.run.release
     template = ChatTemplate(load_tokenizer(finished.weights))
-    gate = Gate(_gate_rows(finished), template, Reference(finished))
+    gate = Gate(_gate_rows(finished), template, Reference(finished.weights, finished.adapter))
     files = []
     for kind in types:
         say(f"{kind}: merging, quantising, comparing with the trained weights")
@@ -101,11 +103,17 @@ def export(
     return {"files": files, "seconds": time.monotonic() - started}
 
 
+def merge_folder(finished: Finished, out: Path) -> dict[str, Any]:
+    """Write the merged model as a Hugging Face folder; return what the contract says of `fledge merge`."""
+    num_bytes = write_folder(out, finished.weights, finished.adapter, load_tokenizer(finished.weights))
+    return {"path": str(out), "bytes": num_bytes}
+
+
 class Reference:
     """Scores with the trained weights in float32. Keeps the hidden states; logits are formed when asked for."""
 
-    def __init__(self, finished: Finished) -> None:
-        self._finished = finished
+    def __init__(self, weights: Weights, adapter: Adapter) -> None:
+        self._weights, self._adapter = weights, adapter
         self._hidden: dict[tuple[int, ...], Tensor] = {}
         self._head: Tensor | None = None
 
@@ -113,8 +121,7 @@ class Reference:
     def __call__(self, text: Sequence[Scoring]) -> Iterator[Logits]:
         missing = [scoring for scoring in text if tuple(scoring.ids) not in self._hidden]
         if missing:
-            model = load_model(self._finished.weights, dtype=torch.float32)
-            adapter = self._finished.adapter
+            model, adapter = load_model(self._weights, dtype=torch.float32), self._adapter
             lora.inject(model.network, rank=adapter.rank, alpha=adapter.scale * adapter.rank, seed=0)
             lora.load_into(model.network, adapter)
             for scoring in missing:

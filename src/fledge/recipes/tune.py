@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 import fledge
 from fledge.config import Config
@@ -20,16 +21,18 @@ from fledge.data.template import ChatTemplate
 from fledge.errors import ConfigError, RunError
 from fledge.model import lora
 from fledge.model.adapter import save_adapter
-from fledge.model.hardware import DTYPES, peak_rss_bytes, survey
-from fledge.model.load import CausalModel, load_model, load_tokenizer
+from fledge.model.hardware import DTYPES, survey
+from fledge.model.load import CausalModel, load_model
+from fledge.model.memory import peak_rss_bytes
 from fledge.model.pull import resolve as resolve_model
+from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import Weights, open_weights
 from fledge.objective import OBJECTIVES
 from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
 from fledge.recipes.prepare import Lesson, read_project, teach
 from fledge.train import checkpoint
 from fledge.train.auto import resolve
-from fledge.train.batch import batches, num_steps
+from fledge.train.batch import Batch, batches, num_steps
 from fledge.train.log import MetricsLog, read
 from fledge.train.loop import Plan, Step, Summary, fit
 from fledge.train.optim import Schedule, adamw
@@ -70,6 +73,12 @@ class Setup:
             "threads": self.threads,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def alpha(self) -> float:
+        """LoRA's alpha: twice the rank, so that B A is added doubled whatever the rank is."""
+        assert self.config.train.rank != "auto"
+        return 2.0 * self.config.train.rank
 
     @property
     def steps(self) -> int:
@@ -159,21 +168,39 @@ def resume(project: Path, run: RunFolder, *, listener: Listener | None = None) -
     return _train(run, setup, listener)
 
 
+def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.optim.Optimizer]:
+    """Return the model with its adapter, the adapter's parameters and their optimizer, as the run begins with them."""
+    train = setup.config.train
+    assert train.rank != "auto" and train.dtype != "auto"
+    torch.manual_seed(train.seed)
+    model = load_model(setup.weights, dtype=DTYPES[train.dtype])
+    lora.inject(model.network, rank=train.rank, alpha=setup.alpha, seed=train.seed, dropout=train.dropout)
+    parameters = lora.trainable(model.network)
+    return model, parameters, adamw(parameters, weight_decay=train.weight_decay)
+
+
+def stream(setup: Setup, *, first_step: int = 0) -> Iterator[Batch]:
+    """Yield the run's batches from `first_step` on."""
+    train = setup.config.train
+    assert train.rows_per_step != "auto" and train.tokens_per_piece != "auto"
+    return batches(
+        setup.lesson.examples,
+        rows_per_step=train.rows_per_step,
+        tokens_per_piece=train.tokens_per_piece,
+        seed=train.seed,
+        first_step=first_step,
+        steps=setup.steps,
+    )
+
+
 def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
     train = setup.config.train
-    assert train.rank != "auto" and train.lr != "auto" and train.dtype != "auto"
-    assert train.rows_per_step != "auto" and train.tokens_per_piece != "auto"
+    assert train.lr != "auto"
     for note in setup.notes:
         listener.say(note)
     with _locked(run):
-        torch.manual_seed(train.seed)
-        model = load_model(setup.weights, dtype=DTYPES[train.dtype])
-        alpha = 2.0 * train.rank
-        lora.inject(model.network, rank=train.rank, alpha=alpha, seed=train.seed, dropout=train.dropout)
-        parameters = lora.trainable(model.network)
-        optimizer = adamw(parameters, weight_decay=train.weight_decay)
+        model, parameters, optimizer = build(setup)
         first_step = _restore(run, setup, parameters, optimizer, listener)
-        log = MetricsLog(run.metrics, first_step=first_step)
         plan = Plan(
             steps=setup.steps,
             first_step=first_step,
@@ -184,17 +211,10 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
                 run.checkpoints, step=step, identity=setup.identity, parameters=parameters, optimizer=optimizer
             ),
         )
-        stream = batches(
-            setup.lesson.examples,
-            rows_per_step=train.rows_per_step,
-            tokens_per_piece=train.tokens_per_piece,
-            seed=train.seed,
-            first_step=first_step,
-            steps=setup.steps,
-        )
-        with closing(log):
-            fit(model, stream, OBJECTIVES[setup.config.objective], optimizer, plan, [log, listener.step])
-        save_adapter(lora.to_adapter(model.network, alpha=alpha, base_name=setup.config.model), run.adapter)
+        objective = OBJECTIVES[setup.config.objective]
+        with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
+            fit(model, stream(setup, first_step=first_step), objective, optimizer, plan, [log, listener.step])
+        save_adapter(lora.to_adapter(model.network, alpha=setup.alpha, base_name=setup.config.model), run.adapter)
         return _finish(run, setup, model, sum(p.numel() for p in parameters.values()))
 
 

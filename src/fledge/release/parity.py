@@ -8,7 +8,7 @@ removed by the caller and never listed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,34 +30,52 @@ Scorer = Callable[[Sequence[Scoring]], Iterable[Logits]]
 
 @dataclass(frozen=True)
 class Threshold:
-    """Least share of positions with the same likeliest token, most mean KL divergence in nats."""
+    """Least share of positions with the same likeliest token or a tie, most mean KL divergence in nats.
+
+    Two tokens tie when the trained model's log-probabilities of them differ by at most `tie_nats`: rounding of this
+    type may turn them round, and nobody could say which of them is the trained answer.
+    """
 
     top1: float
     kl: float
+    tie_nats: float = 0.0
 
 
-# 16 bits hold the trained weights to within rounding; what fewer bits cost was measured (benchmarks/README.md).
+# Calibrated on an undertrained model, the hardest case, whose answers hang on many near ties (docs/decisions.md).
+# From five bits on the type itself changes answers; there the gate finds faults, and the verdict says what is lost.
 THRESHOLDS: dict[str, Threshold] = {
-    "f32": Threshold(0.999, 1e-3),
-    "f16": Threshold(0.999, 1e-3),
-    "bf16": Threshold(0.99, 5e-3),
-    "q8_0": Threshold(0.99, 0.01),
-    "q6_k": Threshold(0.98, 0.03),
-    "q5_k_m": Threshold(0.96, 0.06),
-    "q4_k_m": Threshold(0.93, 0.12),
-    "q4_0": Threshold(0.88, 0.25),
+    "f32": Threshold(0.999, 1e-3, tie_nats=0.02),
+    "f16": Threshold(0.999, 1e-3, tie_nats=0.02),
+    "bf16": Threshold(0.99, 5e-3, tie_nats=0.3),
+    "q8_0": Threshold(0.99, 0.01, tie_nats=0.4),
+    "q6_k": Threshold(0.98, 0.03, tie_nats=0.7),
+    "q5_k_m": Threshold(0.80, 0.2),
+    "q4_k_m": Threshold(0.80, 0.2),
+    "q4_0": Threshold(0.60, 0.8),
     # On top of the base file as it is, whatever its type.
-    ADAPTER: Threshold(0.97, 0.03),
+    ADAPTER: Threshold(0.97, 0.03, tie_nats=0.4),
 }
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """Over `positions`: the share with the same likeliest token, the share where the file's likeliest token is the
+    trained model's too or tied with it, and the mean KL(trained || file) in nats."""
+
+    positions: int
+    top1: float
+    top1_or_tied: float
+    kl: float
+
+
+@dataclass(frozen=True)
 class Parity:
-    """What the gate measured. `kl` is the mean over positions of KL(trained || file), in nats."""
+    """What the gate measured; the figures are those of Agreement."""
 
     rows: int
     positions: int
     top1: float
+    top1_or_tied: float
     kl: float
     prompt_ids_equal: bool
     end_token_equal: bool
@@ -76,20 +94,28 @@ def choose_text(examples: Sequence[Example]) -> list[Scoring]:
     ]
 
 
-def compare_logits(trained: Iterable[Logits], file: Iterable[Logits]) -> tuple[int, float, float]:
-    """Return (positions, share with the same likeliest token, mean KL(trained || file) in nats), in float64."""
-    same, divergences = [], []
+def compare_logits(trained: Iterable[Logits], file: Iterable[Logits], *, tie_nats: float) -> Agreement:
+    """Return how far the two agree, position by position, over logits [positions, V]."""
+    same, tied, divergences = [], [], []
     for ours, theirs in zip(trained, file, strict=True):
         assert ours.shape == theirs.shape, "both sides score the same positions of the same vocabulary"
-        same.append(ours.argmax(-1) == theirs.argmax(-1))
+        best, chosen = ours.argmax(-1)[:, None], theirs.argmax(-1)[:, None]
+        gap = np.take_along_axis(ours, best, -1) - np.take_along_axis(ours, chosen, -1)
+        same.append((best == chosen)[:, 0])
+        tied.append((gap <= tie_nats)[:, 0])
         log_p, log_q = _log_softmax(ours), _log_softmax(theirs)
-        divergences.append((np.exp(log_p) * (log_p - log_q)).sum(-1))
-    return sum(map(len, same)), float(np.concatenate(same).mean()), float(np.concatenate(divergences).mean())
+        divergences.append((np.exp(log_p) * (log_p - log_q)).sum(-1, dtype=np.float64))
+    return Agreement(
+        positions=sum(map(len, same)),
+        top1=float(np.concatenate(same).mean()),
+        top1_or_tied=float(np.concatenate(tied).mean()),
+        kl=float(np.concatenate(divergences).mean()),
+    )
 
 
-def _log_softmax(logits: Logits) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+def _log_softmax(logits: Logits) -> Logits:
+    shifted = logits - logits.max(-1, keepdims=True)
+    result: Logits = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True, dtype=np.float64)).astype(np.float32)
     return result
 
 
@@ -108,20 +134,28 @@ def check(
     """
     examples = [template.examples(row)[-1] for row in rows]
     text = choose_text(examples)
-    num_positions, top1, kl = compare_logits(trained(text), served(text))
+    threshold = THRESHOLDS[kind]
+    found = compare_logits(trained(text), served(text), tie_nats=threshold.tie_nats)
     unequal = _unequal_prompts(path, rows, template)
     ends = {_last_taught(example) for example in examples}
     end_equal = ends <= _end_tokens(path)
-    threshold = THRESHOLDS[kind]
     faults = [
         f"{unequal} of {len(rows)} prompts have other token ids than in training" if unequal else "",
         "" if end_equal else f"the file does not end a turn with the taught token {sorted(ends)}",
-        f"top-1 agreement {top1:.4f} is under {threshold.top1}" if top1 < threshold.top1 else "",
         # Written so that a NaN fails too.
-        "" if kl <= threshold.kl else f"KL divergence {kl:.4f} is over {threshold.kl}",
+        ""
+        if found.top1_or_tied >= threshold.top1
+        else f"top-1 agreement {found.top1_or_tied:.4f} is under {threshold.top1}",
+        "" if found.kl <= threshold.kl else f"KL divergence {found.kl:.4f} is over {threshold.kl}",
     ]
-    found = tuple(fault for fault in faults if fault)
-    return Parity(len(rows), num_positions, top1, kl, not unequal, end_equal, threshold, found)
+    return Parity(
+        rows=len(rows),
+        **asdict(found),
+        prompt_ids_equal=not unequal,
+        end_token_equal=end_equal,
+        threshold=threshold,
+        faults=tuple(fault for fault in faults if fault),
+    )
 
 
 def require(parity: Parity, path: Path) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ import httpx
 from fledge.errors import EngineError, ModelError
 from fledge.records import FinishReason, Message, Reply
 from fledge.runtime.process import WorkerProcess
+from fledge.runtime.stops import StopScanner
 from fledge.runtime.threads import usable_cores
 
 GGUF_MAGIC = b"GGUF"
@@ -109,7 +110,7 @@ class Llama:
                 "threads": threads or usable_cores(),
                 "api_key": api_key,
             },
-            where=str(path),
+            where=str(path) if adapter is None else f"{path} with {adapter}",
             start_timeout_s=start_timeout_s,
         )
         self._client = httpx.Client(
@@ -150,16 +151,33 @@ class Llama:
         started = time.perf_counter()
         first_token_s = None
         pieces = []
-        for event in self._events("/v1/chat/completions", self._request(messages, sampling)):
-            choice = event["choices"][0]
-            if piece := choice["delta"].get("content"):
-                if first_token_s is None:
-                    first_token_s = time.perf_counter() - started
-                pieces.append(piece)
-                yield piece
-            if choice["finish_reason"] is not None:
-                total_s = time.perf_counter() - started
-                yield _reply("".join(pieces), event, first_token_s=first_token_s or total_s, total_s=total_s)
+        scanner = StopScanner(sampling.stop)
+        finish, timings = None, {}
+        with closing(self._events("/v1/chat/completions", self._request(messages, sampling))) as events:
+            for event in events:
+                choice = event["choices"][0]
+                finish, timings = choice["finish_reason"], event.get("timings", {})
+                piece = scanner.feed(choice["delta"].get("content") or "")
+                if finish is not None:
+                    piece += scanner.rest()
+                if piece:
+                    if first_token_s is None:
+                        first_token_s = time.perf_counter() - started
+                    pieces.append(piece)
+                    yield piece
+                if scanner.stopped:
+                    break
+        if finish is None and not scanner.stopped:
+            raise self._worker.death()
+        total_s = time.perf_counter() - started
+        yield Reply(
+            text="".join(pieces),
+            finish=FinishReason.LENGTH if finish == "length" and not scanner.stopped else FinishReason.STOP,
+            prompt_tokens=timings["cache_n"] + timings["prompt_n"],
+            tokens=timings["predicted_n"],
+            tokens_per_s=_tokens_per_s(timings, total_s=total_s),
+            first_token_s=first_token_s or total_s,
+        )
 
     def ask_all(
         self,
@@ -192,7 +210,7 @@ class Llama:
         return str(self._post("/apply-template", body)["prompt"])
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
-        """Return token ids. `parse_special` reads "<|im_end|>" as that token, `add_special` adds BOS if the file asks."""
+        """Return token ids. `parse_special` reads "<|im_end|>" as one token, `add_special` adds the BOS of the file."""
         body = {"content": text, "parse_special": parse_special, "add_special": add_special}
         return list(self._post("/tokenize", body)["tokens"])
 
@@ -217,12 +235,12 @@ class Llama:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
-            "stop": list(sampling.stop),
             "seed": sampling.seed,
             # Only what Sampling names: llama.cpp's defaults (top-k 40, min-p 0.05) and those of a file stay out.
             "samplers": ["top_p", "temperature"],
             "cache_prompt": self._reuse_prompt,
             "stream": True,
+            "timings_per_token": True,
         }
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,7 +251,7 @@ class Llama:
             answer: dict[str, Any] = json.loads(response.read())
             return answer
 
-    def _events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def _events(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any]]:
         """Yield the JSON objects of a stream of server-sent events."""
         with self._answer(self._client.build_request("POST", path, json=body)) as response:
             for line in response.iter_lines():
@@ -270,17 +288,7 @@ class Llama:
         return EngineError("engine.request", f"llama.cpp refused the request: {error['message']}", where=where)
 
 
-def _reply(text: str, last_event: Mapping[str, Any], *, first_token_s: float, total_s: float) -> Reply:
-    timings = last_event["timings"]
-    num_tokens = timings["predicted_n"]
+def _tokens_per_s(timings: Mapping[str, Any], *, total_s: float) -> float:
     # From the first token to the last lie n - 1 steps; a single token took the whole time.
-    writing_s = timings["predicted_ms"] / 1000
-    tokens_per_s = (num_tokens - 1) / writing_s if num_tokens > 1 and writing_s > 0 else num_tokens / total_s
-    return Reply(
-        text=text,
-        finish=FinishReason.LENGTH if last_event["choices"][0]["finish_reason"] == "length" else FinishReason.STOP,
-        prompt_tokens=timings["cache_n"] + timings["prompt_n"],
-        tokens=num_tokens,
-        tokens_per_s=tokens_per_s,
-        first_token_s=first_token_s,
-    )
+    num_tokens, writing_s = timings["predicted_n"], timings["predicted_ms"] / 1000
+    return float((num_tokens - 1) / writing_s if num_tokens > 1 and writing_s > 0 else num_tokens / total_s)

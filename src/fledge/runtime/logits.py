@@ -57,9 +57,9 @@ def logits(
         "context_tokens": max((len(s.ids) for s in sequences), default=1),
         "threads": threads or usable_cores(),
     }
-    with closing(
-        WorkerProcess("fledge.runtime.logits_worker", settings, where=str(path), start_timeout_s=start_timeout_s)
-    ) as worker:
+    where = str(path) if adapter is None else f"{path} with {adapter}"
+    process = WorkerProcess("fledge.runtime.logits_worker", settings, where=where, start_timeout_s=start_timeout_s)
+    with closing(process) as worker:
         vocab_size = worker.hello["vocab_size"]
         for sequence in sequences:
             worker.send({"ids": sequence.ids, "positions": sequence.positions})

@@ -52,13 +52,15 @@ class Batch(ctypes.Structure):
     ]
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 def log_error(level: int, text: bytes, _: int) -> None:
     """Write llama.cpp's errors to stderr in the form in which its server does."""
     if level == LOG_LEVEL_ERROR:
         sys.stderr.write(f"0 E {text.decode(errors='replace')}")
         sys.stderr.flush()
 
+
+# Kept by name: llama.cpp calls it for as long as the process lives.
+LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)(log_error)
 
 # name: (result, arguments), from llama.h
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -101,7 +103,7 @@ class Scorer:
 
     def __init__(self, path: str, *, adapter: str | None, context_tokens: int, threads: int) -> None:
         self.llama = load_library()
-        self.llama.llama_log_set(log_error, None)
+        self.llama.llama_log_set(LOG_CALLBACK, None)
         self.llama.llama_backend_init()
         self.model = self.llama.llama_model_load_from_file(path.encode(), self.llama.llama_model_default_params())
         if not self.model:

@@ -1,8 +1,8 @@
 """The process in which llama.cpp serves one GGUF file over loopback HTTP: `python -m fledge.runtime.worker`.
 
 Reads one JSON line of settings from stdin (`path, adapter, context_tokens, parallel, threads, api_key`), writes one
-JSON line `{"url": ...}` to stdout when it is ready, and runs until stdin ends. Whatever goes wrong ends the process; the
-words are on stderr. Started by `fledge.runtime.llama` through `fledge.runtime.process`, which explains the shape.
+JSON line `{"url": ...}` to stdout when it is ready, and runs until stdin ends. Whatever goes wrong ends the process;
+the words are on stderr. Started by `fledge.runtime.llama` through `fledge.runtime.process`, which explains the shape.
 """
 
 from __future__ import annotations

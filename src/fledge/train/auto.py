@@ -11,12 +11,12 @@ from fledge.model.shape import Shape
 from fledge.records import Example
 
 # Row visits after which a 135M model with rank 16 had learnt tens to hundreds of facts by heart (benchmarks/README.md).
-ROW_VISITS = 1400
-MIN_EPOCHS, MAX_EPOCHS = 1, 12
+ROW_VISITS = 1000
+MIN_EPOCHS, MAX_EPOCHS = 1, 15
 ROWS_PER_STEP = 8
 # Share of the free memory that the activations of one piece may take.
 ACTIVATION_SHARE = 0.25
-PIECE_TOKENS = (256, 1024)
+PIECE_TOKENS = (256, 512)
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def resolve(
         "dtype": (machine.dtype, machine.dtype_reason),
     }
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.train, knob) == "auto"}
-    train = config.train.model_copy(update={knob: value for knob, (value, _) in chosen.items()})
+    train = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
     choices = [Choice(f"train.{knob}", value, reason) for knob, (value, reason) in chosen.items()]
-    return config.model_copy(update={"train": TrainConfig.model_validate(train.model_dump())}), choices
+    return config.model_copy(update={"train": TrainConfig.model_validate(train)}), choices
 
 
 def _epochs(num_rows: int) -> tuple[int, str]:

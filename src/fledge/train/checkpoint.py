@@ -46,7 +46,7 @@ def save(
     # A later step can only be a damaged checkpoint that was passed over; a hidden folder is what a crash left of one.
     kept = sorted(path for path in folder.glob("step-*") if path.name <= final.name)[-KEPT:]
     for path in folder.iterdir():
-        if path not in kept:
+        if path.name.startswith(("step-", ".staging-", ".old-")) and path not in kept:
             shutil.rmtree(path)
 
 

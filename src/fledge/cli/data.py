@@ -1,0 +1,69 @@
+"""fledge data: look at rows as the model will see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fledge.cli.options import HERE, AsJson, ProjectDir
+
+app = typer.Typer(help="Look at data before it is learnt.", no_args_is_help=True)
+
+
+@app.command()
+def show(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file of rows.")],
+    num_rows: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 3,
+    project: ProjectDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Show rows exactly as the model will see them; what is taught is coloured (underlined without colours).
+
+    Example: fledge data show data/train.jsonl -n 3
+    """
+    from fledge.cli.output import emit
+
+    rows = [row for row, _ in zip(_rendered(path, project), range(num_rows), strict=False)]
+    if as_json:
+        emit({"rows": rows})
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for row in rows:
+        console.print(Text(row["origin"], style="bold"))
+        text = Text(style="dim")
+        for span in row["spans"]:
+            piece = row["text"][span["start"] : span["end"]]
+            text.append(piece, style="not dim bold green underline" if span["taught"] else "")
+        console.print(text)
+        console.print()
+    console.print(Text("taught", style="bold green underline"), Text("not taught: read only", style="dim"))
+
+
+def _rendered(path: Path, project: Path) -> list[dict[str, Any]]:
+    from fledge.config import FILE_NAME, Config, load_config
+    from fledge.data.template import ChatTemplate
+    from fledge.model.pull import resolve
+    from fledge.model.tokenizer import load_tokenizer
+    from fledge.model.weights import open_weights
+    from fledge.recipes.prepare import read_conversations
+
+    # Looking at a file needs no project; the starter model's template is then as good as any.
+    config = load_config(project) if (project / FILE_NAME).is_file() else Config()
+    template = ChatTemplate(load_tokenizer(open_weights(resolve(config.model, base_dir=project))))
+    conversations, _ = read_conversations([path if path.exists() else project / path], config)
+    return [
+        {"origin": conversation.origin, "text": rendered.text, "spans": _spans(len(rendered.text), rendered.taught)}
+        for conversation in conversations
+        for rendered in template.rendered(conversation, taught=config.train.taught)
+    ]
+
+
+def _spans(length: int, taught: tuple[tuple[int, int], ...]) -> list[dict[str, Any]]:
+    """Return spans that cover 0..length, each taught or not."""
+    edges = sorted({0, length, *(edge for span in taught for edge in span)})
+    return [{"start": a, "end": b, "taught": (a, b) in taught} for a, b in zip(edges, edges[1:], strict=False)]

@@ -1,0 +1,93 @@
+"""fledge train: rows to adapter."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from fledge.cli.options import HERE, AsJson, Knobs, ProjectDir
+
+
+def train(
+    knobs: Knobs = None,
+    project: ProjectDir = HERE,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Finish an interrupted run: 7, latest.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, forecast time and memory, stop.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train on the project's rows. Ctrl-C at any time; --resume goes on as if nothing had happened.
+
+    Example: fledge train -C my-model train.epochs=4 train.seed=1
+    """
+    from fledge.cli.output import emit, say
+    from fledge.errors import ConfigError
+    from fledge.model.process import prepare_process
+
+    prepare_process()
+    from fledge.config import load_config
+    from fledge.project import find_run
+    from fledge.recipes import forecast, tune
+
+    if resume is not None:
+        if knobs or dry_run:
+            raise ConfigError(
+                "config.bad_value",
+                "a run is resumed with the knobs it was begun with.",
+                where="command line",
+                remedy="Leave them out, or start a new run with them.",
+            )
+        summary = with_progress(lambda listener: tune.resume(project, find_run(project, resume), listener=listener))
+    elif dry_run:
+        told = forecast.forecast(project, load_config(project, knobs or ()), say=say)
+        emit(told) if as_json else _tell_forecast(told)
+        return
+    else:
+        config = load_config(project, knobs or ())
+        summary = with_progress(lambda listener: tune.tune(project, config, listener=listener))
+    emit(summary) if as_json else _tell(summary)
+
+
+def with_progress(work: Any) -> dict[str, Any]:
+    """Return work(listener) while a bar shows its steps, and say how to go on where it is interrupted."""
+    from fledge.cli.output import Bar, say
+    from fledge.recipes.tune import Listener
+
+    with Bar("training") as bar:
+
+        def on_step(step: Any) -> None:
+            rate = step.tokens_effective / step.seconds
+            bar(step.step, step.steps, note=f"loss {step.loss:.3f}  {rate:,.0f} tokens/s")
+
+        try:
+            result: dict[str, Any] = work(Listener(say=say, step=on_step))
+        except KeyboardInterrupt:
+            say("stopped after a whole step. Go on with: fledge train --resume latest")
+            raise
+    return result
+
+
+def _tell(summary: dict[str, Any]) -> None:
+    from fledge.cli.output import duration, megabytes, say
+
+    held_out = "" if summary["eval_loss"] is None else f", held-out {summary['eval_loss']:.3f}"
+    say(f"run      {summary['run']}")
+    say(f"loss     {summary['loss_first']:.3f} -> {summary['loss_last']:.3f}{held_out}")
+    say(
+        f"time     {duration(summary['seconds'])} for {summary['steps']} steps, "
+        f"{summary['tokens_per_s']:,.0f} tokens/s (prefixes shared {summary['sharing']:.2f} times)"
+    )
+    say(f"memory   {megabytes(summary['peak_rss_bytes'])} at most")
+    say("next     fledge export latest   then: fledge chat latest")
+
+
+def _tell_forecast(found: dict[str, Any]) -> None:
+    from fledge.cli.output import duration, megabytes, say
+
+    for check in found["checks"]:
+        say(f"{'ok' if check['ok'] else 'NO'}  {check['what']}: {check['found']}")
+    told = found["forecast"]
+    memory, disk = megabytes(told["ram_bytes"]), megabytes(told["disk_bytes"])
+    say(f"it would take about {duration(told['seconds'])}, {memory} of memory, {disk} of disk")

@@ -1,0 +1,36 @@
+"""How much memory this machine has, and how much of it this process took. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Return (all, free) memory in bytes: the machine's, or the container's where its limit is lower."""
+    if sys.platform != "linux":
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return total, total // 2
+    lines = (line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    kilobytes = {name: int(rest.split()[0]) for name, rest in lines}
+    total, free = kilobytes["MemTotal"] << 10, kilobytes["MemAvailable"] << 10
+    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
+    if limit is not None and used is not None:
+        total, free = min(total, limit), min(free, limit - used)
+    return total, free
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def peak_rss_bytes() -> int:
+    """Return the largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10

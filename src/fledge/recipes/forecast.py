@@ -1,0 +1,74 @@
+"""Before the first step: what the run would take, and whether it can work at all."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fledge.config import Config
+from fledge.model import lora
+from fledge.model.memory import memory_bytes, peak_rss_bytes
+from fledge.objective import OBJECTIVES
+from fledge.recipes.tune import Setup, build, prepare, stream
+from fledge.train.checkpoint import KEPT
+from fledge.train.score import score
+
+# The first step warms caches up; the second is timed.
+PROBE_STEPS = 2
+
+
+def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """Take two probe steps that change nothing and return what the contract says of `fledge train --dry-run`."""
+    setup = prepare(project, config)
+    for note in setup.notes:
+        say(note)
+    model, parameters, _ = build(setup)
+    objective = OBJECTIVES[setup.config.objective]
+    seconds_per_token, loss = 0.0, 0.0
+    for batch in islice(stream(setup), PROBE_STEPS):
+        started = time.perf_counter()
+        shares = []
+        for piece in batch.pieces:
+            share = objective(score(model, piece, step_weight=batch.weight))
+            share.value.backward()  # type: ignore[no-untyped-call]
+            shares.append(float(share.value.detach()))
+        loss = math.fsum(shares)
+        seconds_per_token = (time.perf_counter() - started) / batch.num_tokens
+    num_tokens = sum(batch.num_tokens for batch in stream(setup))
+    adapter_bytes = sum(p.numel() * p.element_size() for p in parameters.values())
+    told = {
+        "seconds": seconds_per_token * num_tokens,
+        "ram_bytes": peak_rss_bytes(),
+        # the adapter, and checkpoints of it with two moments; one more exists while it is being written
+        "disk_bytes": adapter_bytes * (1 + 3 * (KEPT + 1)),
+    }
+    without = [name for name, p in parameters.items() if p.grad is None or not bool(torch.isfinite(p.grad).all())]
+    return {"forecast": told, "checks": _checks(setup, model.network, loss, without)}
+
+
+def _checks(setup: Setup, network: Any, loss: float, without: list[str]) -> list[dict[str, Any]]:
+    lesson = setup.lesson
+    num_tokens = sum(len(example.ids) for example in lesson.examples)
+    ends = {example.ids[max(i for i, w in enumerate(example.weights) if w > 0)] for example in lesson.examples}
+    control = {token: text for text, token in setup.template.tokenizer.control.items()}
+    names = ", ".join(control.get(token, "an ordinary token") for token in sorted(ends))
+    _, free_bytes = memory_bytes()
+    return [
+        _check("taught tokens", lesson.num_taught > 0, f"{lesson.num_taught} of {num_tokens}"),
+        _check("the end of a turn is taught", all(token in control for token in ends), names),
+        _check("adapters", True, f"beside {len(list(lora.adapters(network)))} layers"),
+        _check("loss of the probe is finite", math.isfinite(loss), f"{loss:.3f}"),
+        _check("every adapter matrix gets a gradient", not without, f"{len(without)} get none"),
+        # The probe has been through a whole step by now: what is free still is what a step leaves.
+        _check("memory", free_bytes > 0, f"{free_bytes / 1e9:.1f} GB stay free during a step"),
+    ]
+
+
+def _check(what: str, ok: bool, found: str) -> dict[str, Any]:
+    return {"what": what, "ok": ok, "found": found}

@@ -1,0 +1,153 @@
+"""Rows -> conversations: which form a row is, what it says, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from fledge.data.formats import FORMS, to_conversations
+from fledge.errors import ConfigError, DataError
+from fledge.records import Conversation, Row
+
+
+def rows(*values: Mapping[str, Any]) -> list[Row]:
+    return [Row(value, f"rows.jsonl:{number}") for number, value in enumerate(values, start=1)]
+
+
+def one(value: Mapping[str, Any], **options: Any) -> Conversation:
+    (conversation,), _ = to_conversations(rows(value), **options)
+    return conversation
+
+
+def said(conversation: Conversation) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in conversation.messages]
+
+
+def chat(*turns: tuple[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+PLAIN = [("user", "q"), ("assistant", "a")]
+
+SHAPES: list[tuple[str, dict[str, Any], list[tuple[str, str]]]] = [
+    ("messages", chat(*PLAIN), PLAIN),
+    ("messages", chat(("system", "s"), *PLAIN, ("user", "q2"), ("assistant", "a2")),
+     [("system", "s"), *PLAIN, ("user", "q2"), ("assistant", "a2")]),
+    ("prompt_completion", {"prompt": "q", "completion": "a"}, PLAIN),
+    ("prompt_completion", {"prompt": "q", "completion": "a", "system": "s"}, [("system", "s"), *PLAIN]),
+    ("prompt_completion",
+     {"prompt": chat(("system", "s"), ("user", "q"))["messages"], "completion": chat(("assistant", "a"))["messages"]},
+     [("system", "s"), *PLAIN]),
+    ("question_answer", {"question": "q", "answer": "a"}, PLAIN),
+    ("question_answer", {" Question ": "q", "ANSWER": "a", "system": "s"}, [("system", "s"), *PLAIN]),
+    ("question_answer", {"instruction": "q", "output": "a"}, PLAIN),
+    ("question_answer", {"instruction": "q", "input": "", "output": "a"}, PLAIN),
+    ("question_answer", {"instruction": "q", "input": "about", "output": "a"},
+     [("user", "q\n\nabout"), ("assistant", "a")]),
+    ("question_answer", {"query": "q", "response": "a"}, PLAIN),
+    ("question_answer", {"question": 6, "answer": 7.5}, [("user", "6"), ("assistant", "7.5")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "value", "expected"), SHAPES)
+def test_each_form_is_recognised_and_read(form: str, value: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    conversations, found = to_conversations(rows(value))
+    assert (found, said(conversations[0])) == (form, expected)
+    assert conversations[0].origin == "rows.jsonl:1"
+    assert said(one(value, form=form)) == expected, "naming the form reads it the same way"
+
+
+def test_the_most_telling_keys_come_first() -> None:
+    everything = chat(*PLAIN) | {"prompt": "p", "completion": "c", "question": "x", "answer": "7"}
+    assert list(FORMS) == ["messages", "prompt_completion", "question_answer"]
+    assert said(one(everything)) == PLAIN
+    del everything["messages"]
+    assert said(one(everything)) == [("user", "p"), ("assistant", "c")]
+    assert said(one(everything, form="question_answer")) == [("user", "x"), ("assistant", "7")]
+
+
+def test_an_answer_column_is_what_a_scorer_looks_for_unless_it_is_the_reply() -> None:
+    assert one({"prompt": "q", "completion": "It is 7.", "answer": 7}).answer == "7"
+    assert one(chat(*PLAIN) | {"answer": "x"}).answer == "x"
+    assert one(chat(*PLAIN)).answer is None
+    assert one({"question": "q", "answer": "a"}).answer is None
+
+
+def test_groups() -> None:
+    assert one({"question": "q", "answer": "a", "group": 3}).group == "3"
+    assert one({"question": "q", "answer": "a", "group": ""}).group is None, "an empty cell ties nothing together"
+    assert one({"question": "q", "answer": "a"}).group is None
+
+
+def test_columns_are_renamed() -> None:
+    value = {"Frage": "q", "Antwort": "a", "question": "not this"}
+    columns = {"question": "Frage", "answer": "Antwort"}
+    assert said(one(value, columns=columns)) == PLAIN
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: no column 'Frag'; did you mean 'Frage'\?"):
+        one(value, columns={"question": "Frag"})
+    swapped = one({"a": "q", "q": "a"}, columns={"question": "a", "answer": "q"})
+    assert said(swapped) == PLAIN
+
+
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    (chat(("user", "q")), "ends with role 'user'"),
+    (chat(("assistant", "a")), "first turn is from 'assistant'"),
+    (chat(("system", "s")), "first turn is from 'nobody'"),
+    (chat(("user", "q"), ("system", "s"), ("assistant", "a")), "system message stands after"),
+    (chat(("user", "q"), ("user", "q"), ("assistant", "a")), "two messages in a row are from 'user'"),
+    (chat(*PLAIN, ("assistant", "a")), "two messages in a row are from 'assistant'"),
+    (chat(("human", "q"), ("assistant", "a")), "role 'human'"),
+    (chat(("usr", "q"), ("assistant", "a")), "did you mean 'user'?"),
+    (chat((["user"], "q"), ("assistant", "a")), "has role"),  # type: ignore[arg-type]
+    (chat(("user", ""), ("assistant", "a")), "'content of message 1' is empty"),
+    (chat(("user", " \n"), ("assistant", "a")), "is empty"),
+    (chat(("user", None), ("assistant", "a")), "is NoneType, expected text"),
+    (chat(("user", [{"type": "text", "text": "q"}]), ("assistant", "a")), "is list, expected text"),
+    ({"messages": []}, "'messages' is not a list"),
+    ({"messages": "hello"}, "'messages' is not a list"),
+    ({"messages": ["hello"]}, "message 1 is not"),
+    ({"messages": [{"role": "user"}]}, "message 1 is not"),
+    ({"prompt": "q", "completion": None}, "'completion' is NoneType"),
+    ({"prompt": "q", "completion": True}, "'completion' is bool"),
+    ({"prompt": [], "completion": "a"}, "'prompt' is not a list of messages"),
+    ({"prompt": "q", "completion": "a", "answer": ["x"]}, "'answer' is list"),
+    ({"question": "q", "answer": ""}, "'answer' is empty"),
+    ({"question": "half \ud83d", "answer": "a"}, "half of a"),
+    ({"question": "q", "answer": "a", "system": {"s": 1}}, "'system' is dict"),
+]
+
+
+@pytest.mark.parametrize(("value", "words"), FAULTS)
+def test_every_fault_has_its_place_and_a_remedy(value: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        one(value)
+    error = caught.value
+    assert words in error.message
+    assert (error.code, error.where) == ("data.bad_row", "rows.jsonl:1")
+    assert error.remedy.endswith(".")
+
+
+def test_all_faults_are_told_at_once() -> None:
+    broken = [value for value, _ in FAULTS if "messages" in value]
+    with pytest.raises(DataError) as caught:
+        to_conversations(rows(chat(*PLAIN), *broken))
+    assert str(caught.value).startswith(f"{len(broken)} problems.\nrows.jsonl:2: ")
+
+
+@pytest.mark.parametrize("first", [chat(*PLAIN), {"prompt": "q", "completion": "a"}, {"question": "q", "answer": "a"}])
+def test_a_row_of_another_form_than_the_first_is_a_fault_with_its_place(first: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: no ") as caught:
+        to_conversations(rows(first, {"text": "something else"}))
+    assert caught.value.code == "data.bad_row"
+
+
+def test_an_unknown_shape_names_its_columns_and_an_unknown_form_the_nearest() -> None:
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: no known form has the columns Frage, Antwort\."):
+        one({"Frage": "q", "Antwort": "a"})
+    with pytest.raises(DataError, match=r"\(none\)") as caught:
+        one({})
+    assert caught.value.code == "data.unknown_format"
+    with pytest.raises(ConfigError, match="did you mean 'messages'"):
+        one({}, form="mesages")

@@ -1,0 +1,100 @@
+"""The loaded model is the file: transformers' forward over a folder, llama.cpp's over a GGUF."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from fledge.data.template import ChatTemplate
+from fledge.model import hardware, memory
+from fledge.model.load import CausalModel, load_model
+from fledge.model.tokenizer import load_tokenizer
+from fledge.model.weights import open_weights
+from fledge.records import Example, Message
+from fledge.runtime.logits import Scoring, logits
+from fledge.train.batch import to_batch
+from tiny import save_tiny_model
+
+
+def our_logits(model: CausalModel, ids: list[int]) -> torch.Tensor:
+    (piece,) = to_batch([Example([*ids, 0], [*[0.0] * len(ids), 1.0], "row")], tokens_per_piece=10_000).pieces
+    with torch.no_grad():
+        return model.hidden(piece.ids_1N, piece.position_1N, piece.branches) @ model.head.t()
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+CONFIGS: list[dict[str, Any]] = [
+    {},
+    {"tie_word_embeddings": False},
+    {"num_key_value_heads": 4},
+    {"num_key_value_heads": 1, "head_dim": 24},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 123456.0}},
+    {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
+    {"rope_parameters": LLAMA3},
+    {"rms_norm_eps": 0.1},
+]
+
+
+@pytest.mark.parametrize("changes", CONFIGS, ids=str)
+def test_a_folder_answers_as_transformers_does(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = save_tiny_model(tmp_path / "model", **changes)
+    model = load_model(open_weights(folder), dtype=torch.float32)
+    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    ids = torch.randint(0, 384, (100,), generator=torch.Generator().manual_seed(0)).tolist()
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(our_logits(model, ids), expected, rtol=1e-5, atol=5e-5)
+    assert not any(p.requires_grad for p in model.network.parameters())
+    assert not model.network.training
+
+
+def test_the_starter_answers_as_llama_cpp_does(starter_gguf: Path) -> None:
+    """llama.cpp rounds what it multiplies with quantised weights to 8 bits, so its numbers are near, not equal."""
+    weights = open_weights(starter_gguf)
+    model = load_model(weights, dtype=torch.float32)
+    template = ChatTemplate(load_tokenizer(weights))
+    question = Message("user", "What is the capital of France, and why do 12 * 12 eggs make a gross?")
+    ids = template.prompt_ids([question])
+    ids += template.tokenizer.encode("The capital of France is Paris. Twelve dozen is 144, which is called a gross.")
+    ours = our_logits(model, ids).numpy()
+    (theirs,) = logits(starter_gguf, [Scoring(ids, list(range(len(ids))))], threads=2)
+    assert np.mean(ours.argmax(-1) == theirs.argmax(-1)) >= 0.95
+    ours_p, theirs_p = (torch.log_softmax(torch.from_numpy(x.copy()), -1) for x in (ours, theirs))
+    divergence = (theirs_p.exp() * (theirs_p - ours_p)).sum(-1)
+    assert float(divergence.mean()) < 0.01
+
+
+def test_the_survey_is_of_this_machine() -> None:
+    threads = torch.get_num_threads()
+    try:
+        machine = hardware.survey()
+        assert machine.threads == torch.get_num_threads() >= 1
+    finally:
+        torch.set_num_threads(threads)
+    assert 0 < machine.ram_free_bytes <= machine.ram_bytes
+    assert all(rate > 0 for rate in machine.gemm_gflops.values())
+    wins = machine.gemm_gflops["bfloat16"] >= hardware.WORTH * machine.gemm_gflops["float32"]
+    assert machine.dtype == ("bfloat16" if wins else "float32")
+    assert "measured" in machine.dtype_reason
+
+
+def test_the_peak_is_the_kernels_own_high_water_mark() -> None:
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        pytest.skip("no /proc here")
+    match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+    assert match
+    assert memory.peak_rss_bytes() == pytest.approx(int(match[1]) * 1024, rel=0.05)

@@ -1,0 +1,181 @@
+"""The parity gate on the real starter model with a random adapter; each fault is injected into a real file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from fledge.data.template import ChatTemplate
+from fledge.errors import ParityError
+from fledge.model.adapter import Adapter
+from fledge.model.tokenizer import load_tokenizer
+from fledge.model.weights import Weights, open_weights
+from fledge.recipes.ship import Reference
+from fledge.records import Conversation, Message
+from fledge.release import gguf as writer
+from fledge.release import parity
+from fledge.runtime.logits import logits
+
+NUM_ROWS = 20
+TOPICS = ("files", "dates", "numbers", "words")
+
+
+class Model:
+    """What a finished run is to the gate: base weights and an adapter that moves every logit a little."""
+
+    def __init__(self, path: Path) -> None:
+        self.weights: Weights = open_weights(path)
+        self.adapter = _adapter(self.weights)
+
+
+def _adapter(weights: Weights) -> Adapter:
+    rng = np.random.default_rng(0)
+    rank = 4
+    tensors = {}
+    for name in weights.names():
+        shape = weights.tensor_shape(name)
+        if name.endswith("_proj.weight"):
+            module = f"base_model.model.{name.removesuffix('.weight')}"
+            tensors[f"{module}.lora_A.weight"] = rng.normal(0, 0.05, (rank, shape[1])).astype(np.float32)
+            tensors[f"{module}.lora_B.weight"] = rng.normal(0, 0.05, (shape[0], rank)).astype(np.float32)
+    targets = tuple(sorted({key.split(".")[-3] for key in tensors}))
+    return Adapter(rank=rank, alpha=8, use_rslora=False, target_modules=targets, base_name="starter", tensors=tensors)
+
+
+@pytest.fixture(scope="module")
+def model(starter_gguf: Path) -> Model:
+    return Model(starter_gguf)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Conversation]:
+    questions = [f"What are the {n} best ways to handle {TOPICS[n % 4]} in {1990 + n}?" for n in range(NUM_ROWS)]
+    answer = "The first way is to read them slowly, the second way is to ask somebody who has done it before, twice."
+    return [
+        Conversation((Message("user", q), Message("assistant", f"{q} {answer}")), f"row {n}")
+        for n, q in enumerate(questions)
+    ]
+
+
+@pytest.fixture(scope="module")
+def template(model: Model) -> ChatTemplate:
+    return ChatTemplate(load_tokenizer(model.weights))
+
+
+@pytest.fixture(scope="module")
+def trained(model: Model) -> Reference:
+    return Reference(model.weights, model.adapter)
+
+
+@pytest.fixture(scope="module")
+def gate(rows: list[Conversation], template: ChatTemplate, trained: Reference) -> Callable[[Path, str], parity.Parity]:
+    def check(path: Path, kind: str) -> parity.Parity:
+        return parity.check(
+            path, kind=kind, rows=rows, template=template, trained=trained, served=lambda text: logits(path, text)
+        )
+
+    return check
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+def test_a_right_file_passes(
+    kind: str, model: Model, gate: Callable[[Path, str], parity.Parity], tmp_path: Path
+) -> None:
+    out = tmp_path / "right.gguf"
+    writer.write_gguf(out, model.weights, model.adapter, kind)
+    found = gate(out, kind)
+    assert found.passed, found.faults
+    assert found.rows == NUM_ROWS and found.positions >= 20 * 32
+    parity.require(found, out)
+
+
+def _unpermuted(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "permute_rows", lambda values, heads: values)
+    writer.write_gguf(path, model.weights, model.adapter, "q8_0")
+
+
+def _wrong_end_token(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer.write_gguf(path, model.weights, model.adapter, "q8_0")
+    field = gguf.GGUFReader(path, "r+").fields["tokenizer.ggml.eos_token_id"]
+    field.parts[field.data[0]][0] = 0
+
+
+def _stale_template(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    writer.write_gguf(path, model.weights, model.adapter, "q8_0", overrides={"tokenizer.chat_template": stale})
+
+
+def _wrong_pre_tokenizer(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    # llama-bpe keeps up to three digits together, this vocabulary was made digit by digit
+    writer.write_gguf(path, model.weights, model.adapter, "q8_0", overrides={"tokenizer.ggml.pre": "llama-bpe"})
+
+
+def _forgotten_adapter(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer.write_gguf(path, model.weights, None, "q8_0")
+
+
+def _doubled_scale(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer.write_gguf(path, model.weights, replace(model.adapter, alpha=2 * model.adapter.alpha), "q8_0")
+
+
+def _corrupted_blocks(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer.write_gguf(path, model.weights, model.adapter, "q8_0")
+    tensor = next(t for t in gguf.GGUFReader(path, "r+").tensors if t.name == "blk.12.ffn_down.weight")
+    # the high byte of the float16 scale of the first blocks of some rows
+    tensor.data[::8, 1] ^= 0x1C
+
+
+@pytest.mark.parametrize(
+    ("inject", "told"),
+    [
+        (_unpermuted, "KL divergence"),
+        (_wrong_end_token, "does not end a turn"),
+        (_stale_template, "other token ids"),
+        (_wrong_pre_tokenizer, "other token ids"),
+        (_forgotten_adapter, "KL divergence"),
+        (_doubled_scale, "KL divergence"),
+        (_corrupted_blocks, "KL divergence"),
+    ],
+)
+def test_a_faulty_file_is_caught(
+    inject: Callable[[Path, Model, pytest.MonkeyPatch], None],
+    told: str,
+    model: Model,
+    gate: Callable[[Path, str], parity.Parity],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "faulty.gguf"
+    inject(out, model, monkeypatch)
+    found = gate(out, "q8_0")
+    assert any(told in fault for fault in found.faults), found
+    with pytest.raises(ParityError, match=told):
+        parity.require(found, out)
+
+
+def test_every_type_that_is_written_has_a_threshold() -> None:
+    from fledge.release.quantize import FILE_TYPES
+
+    assert set(FILE_TYPES) <= set(parity.THRESHOLDS)
+
+
+def test_nan_fails() -> None:
+    broken = [np.full((2, 4), np.nan, np.float32)]
+    found = parity.compare_logits([np.zeros((2, 4), np.float32)], broken, tie_nats=0.0)
+    assert not found.kl <= 1e9
+
+
+def test_agreement_is_that_of_scipy() -> None:
+    from scipy.special import log_softmax, rel_entr, softmax
+
+    rng = np.random.default_rng(1)
+    ours, theirs = (rng.normal(size=(7, 50)).astype(np.float32) for _ in range(2))
+    found = parity.compare_logits([ours[:3], ours[3:]], [theirs[:3], theirs[3:]], tie_nats=0.0)
+    assert found.kl == pytest.approx(rel_entr(softmax(ours, -1), softmax(theirs, -1)).sum(-1).mean(), rel=1e-5)
+    assert found.top1 == (log_softmax(ours, -1).argmax(-1) == theirs.argmax(-1)).mean()
+    assert found.positions == 7

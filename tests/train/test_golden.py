@@ -1,0 +1,47 @@
+"""The loss of every step of a fixed run. A refactor leaves it as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fledge.model import lora
+from fledge.objective import OBJECTIVES
+from fledge.train.batch import batches
+from fledge.train.loop import Plan, fit
+from fledge.train.optim import Schedule, adamw
+from tiny import load_tiny, random_examples, save_tiny_model
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+REGENERATE = "REGENERATE_GOLDEN"
+STEPS = 12
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_the_losses_are_the_recorded_ones(name: str, tmp_path: Path) -> None:
+    model = load_tiny(save_tiny_model(tmp_path / "model"))
+    optimizer = adamw(lora.trainable(model.network), weight_decay=0.01)
+    plan = Plan(STEPS, 0, Schedule(1e-2, STEPS, 0.1), 1.0, 1e9, lambda step: None)
+    stream = batches(random_examples(32), rows_per_step=8, tokens_per_piece=100, seed=0, first_step=0, steps=STEPS)
+    losses = [step.loss for step in fit(model, stream, OBJECTIVES[name], optimizer, plan)]
+    path = GOLDEN / f"{name}.json"
+    if os.environ.get(REGENERATE):
+        path.write_text(json.dumps({"losses": losses}, indent=2) + "\n", encoding="utf-8")
+    recorded = json.loads(path.read_text(encoding="utf-8"))["losses"]
+    advice = f"if the change is meant, run with {REGENERATE}=1 and say in the commit why the numbers move"
+    assert losses == pytest.approx(recorded, abs=1e-5), advice
+    assert losses[-1] < losses[0] - 0.1, "it learns"

@@ -12,8 +12,8 @@ import pytest
 FLEDGE = Path(sys.executable).with_name("fledge")
 ROWS = '{"prompt": "What is 2 + 2?", "completion": "4"}\n'
 
-# Loaded by every Python process of the command, its workers too. It writes down what it stops, because an error that
-# is swallowed somewhere must count as well.
+# Loaded by every Python process of the command, its workers too (native code below Python is not seen: llama.cpp is
+# given a file and a loopback port). It writes down what it stops, so an error that is swallowed counts as well.
 GUARD = """
 import ipaddress, os, socket
 
@@ -83,6 +83,18 @@ def test_a_command_calls_nobody(run, command: str) -> None:
     code, output, calls = run(FLEDGE, *command.split())
     assert calls == [], output
     assert code == (2 if "nothing" in command else 0), output
+
+
+@pytest.mark.slow
+def test_training_and_exporting_call_nobody(run) -> None:
+    for command in (
+        "new project",
+        "train -C project train.epochs=1",
+        "export latest -C project",
+        "runs show 1 -C project",
+    ):
+        code, output, calls = run(FLEDGE, *command.split())
+        assert (code, calls) == (0, []), output
 
 
 def test_the_guard_stops_what_is_about_the_network(run, tmp_path: Path) -> None:

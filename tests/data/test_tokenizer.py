@@ -190,6 +190,21 @@ def test_control_tokens_are_found_the_longest_first(starter: Tokenizer) -> None:
 MARKS = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
 
 
+def test_a_control_token_that_is_a_word_is_not_found_in_text() -> None:
+    """Llama 3 looks whole words up before it merges: a control token called 'end' would be one of them."""
+    tokens = ["e", "n", "d", "en", "end", "!"]
+    kv = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [TokenType.CONTROL if token == "end" else TokenType.NORMAL for token in tokens],
+        "tokenizer.ggml.merges": ["e n"],
+    }
+    assert from_gguf(kv, where="m.gguf").encode("end!") == [3, 2, 5]
+    kv["tokenizer.ggml.token_type"] = [TokenType.NORMAL] * len(tokens)
+    assert from_gguf(kv, where="m.gguf").encode("end!") == [4, 5]
+
+
 def test_a_folders_ids_are_transformers(tmp_path: Path) -> None:
     built = tiny_tokenizer()
     built.add_tokens([AddedToken("<tool>", normalized=False), AddedToken("  ", normalized=False)])

@@ -22,6 +22,8 @@ from fledge.release import parity
 from fledge.runtime.logits import logits
 
 NUM_ROWS = 20
+# What a fault does is far over any threshold; a few rows show it.
+ENOUGH_ROWS = 5
 TOPICS = ("files", "dates", "numbers", "words")
 
 
@@ -54,7 +56,10 @@ def model(starter_gguf: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def rows() -> list[Conversation]:
-    questions = [f"What are the {n} best ways to handle {TOPICS[n % 4]} in {1990 + n}?" for n in range(NUM_ROWS)]
+    questions = [
+        f"What are the {n} best ways, DON'T!!! guess, to handle x=f(a_b)?\n\n\u6771\u4eac {TOPICS[n % 4]}\t\tin {1990 + n}"
+        for n in range(NUM_ROWS)
+    ]
     answer = "The first way is to read them slowly, the second way is to ask somebody who has done it before, twice."
     return [
         Conversation((Message("user", q), Message("assistant", f"{q} {answer}")), f"row {n}")
@@ -74,9 +79,10 @@ def trained(model: Model) -> Reference:
 
 @pytest.fixture(scope="module")
 def gate(rows: list[Conversation], template: ChatTemplate, trained: Reference) -> Callable[[Path, str], parity.Parity]:
-    def check(path: Path, kind: str) -> parity.Parity:
+    def check(path: Path, kind: str, num_rows: int = NUM_ROWS) -> parity.Parity:
+        few = rows[:num_rows]
         return parity.check(
-            path, kind=kind, rows=rows, template=template, trained=trained, served=lambda text: logits(path, text)
+            path, kind=kind, rows=few, template=template, trained=trained, served=lambda text: logits(path, text)
         )
 
     return check
@@ -111,7 +117,7 @@ def _stale_template(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -
 
 
 def _wrong_pre_tokenizer(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    # llama-bpe keeps up to three digits together, this vocabulary was made digit by digit
+    # llama-bpe cuts at line ends and contractions otherwise than this vocabulary was made
     writer.write_gguf(path, model.weights, model.adapter, "q8_0", overrides={"tokenizer.ggml.pre": "llama-bpe"})
 
 
@@ -146,13 +152,13 @@ def test_a_faulty_file_is_caught(
     inject: Callable[[Path, Model, pytest.MonkeyPatch], None],
     told: str,
     model: Model,
-    gate: Callable[[Path, str], parity.Parity],
+    gate: Callable[[Path, str, int], parity.Parity],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "faulty.gguf"
     inject(out, model, monkeypatch)
-    found = gate(out, "q8_0")
+    found = gate(out, "q8_0", ENOUGH_ROWS)
     assert any(told in fault for fault in found.faults), found
     with pytest.raises(ParityError, match=told):
         parity.require(found, out)

@@ -149,8 +149,6 @@ def from_folder(folder: Path) -> Tokenizer:
         )
     control = {t["content"]: t["id"] for t in spec.get("added_tokens", []) if t.get("special")}
     spec["added_tokens"] = [t for t in spec.get("added_tokens", []) if not t.get("special")]
-    # The template writes begin tokens itself; a post-processor would add them a second time.
-    spec["post_processor"] = None
     size = max([*vocab.values(), *control.values(), *(t["id"] for t in spec["added_tokens"])]) + 1
     # An added token that the vocabulary lacks would get the next free id, which is not its own without control tokens.
     words = vocab | {t["content"]: t["id"] for t in spec["added_tokens"]}

@@ -18,8 +18,8 @@ from fledge.model.load import CausalModel, load_model
 from fledge.model.weights import open_weights
 from fledge.objective.sft import sft
 from fledge.records import Example
-from fledge.train.batch import Batch
-from fledge.train.score import score
+from fledge.training.batch import Batch
+from fledge.training.score import score
 from tiny_llama import save_tiny, tiny_config, tiny_model
 
 CHATML = (

@@ -19,7 +19,7 @@ from fledge.model import lora
 from fledge.model.attention import Branch
 from fledge.model.load import CausalModel
 from fledge.records import Example
-from fledge.train.batch import Batch, to_batch
+from fledge.training.batch import Batch, to_batch
 from tiny import flat, load_tiny, loss_and_gradients, random_examples, save_tiny_model, tries
 
 # PEFT reads a property that transformers has renamed.

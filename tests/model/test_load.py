@@ -18,7 +18,7 @@ from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import open_weights
 from fledge.records import Example, Message
 from fledge.runtime.logits import Scoring, logits
-from fledge.train.batch import to_batch
+from fledge.training.batch import to_batch
 from tiny import save_tiny_model
 
 

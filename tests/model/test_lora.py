@@ -18,7 +18,7 @@ from fledge.model.adapter import load_adapter, save_adapter
 from fledge.model.load import CausalModel, load_model
 from fledge.model.weights import open_weights
 from fledge.records import Example
-from fledge.train.batch import to_batch
+from fledge.training.batch import to_batch
 from tiny import load_tiny, loss_and_gradients, random_examples, save_tiny_model
 
 # PEFT reads a property that transformers has renamed.

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.evaluate.tasks import Evaluation, RowResult
+from fledge.evaluation.tasks import Evaluation, RowResult
 from fledge.project import RunFolder, write_json_atomic
 from fledge.recipes import measure
 from fledge.recipes.charts import MOST_POINTS, thinned, value_scale

@@ -21,7 +21,7 @@ from fledge.config import load_config
 from fledge.errors import RunError
 from fledge.project import RunFolder, find_run, list_runs
 from fledge.recipes.tune import Listener, resume, tune
-from fledge.train import checkpoint, log
+from fledge.training import checkpoint, log
 from tiny import save_project
 
 TIMEOUT_S = 120

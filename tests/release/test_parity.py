@@ -56,10 +56,8 @@ def model(starter_gguf: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def rows() -> list[Conversation]:
-    questions = [
-        f"What are the {n} best ways, DON'T!!! guess, to handle x=f(a_b)?\n\n\u6771\u4eac {TOPICS[n % 4]}\t\tin {1990 + n}"
-        for n in range(NUM_ROWS)
-    ]
+    awkward = "ways, DON'T!!! guess, to handle x=f(a_b)?\n\n\u6771\u4eac"
+    questions = [f"What are the {n} best {awkward} {TOPICS[n % 4]}\t\tin {1990 + n}" for n in range(NUM_ROWS)]
     answer = "The first way is to read them slowly, the second way is to ask somebody who has done it before, twice."
     return [
         Conversation((Message("user", q), Message("assistant", f"{q} {answer}")), f"row {n}")

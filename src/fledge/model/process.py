@@ -6,6 +6,8 @@ import ctypes
 import os
 import sys
 
+from fledge.runtime.waiting import openmp_environment
+
 # glibc's mallopt parameters, from malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # The activations of one projection over a few hundred tokens are some hundreds of kilobytes.
@@ -13,16 +15,12 @@ _LARGE_BYTES = 128 << 10
 
 
 def prepare_process() -> None:
-    """Let waiting threads sleep, and large buffers go back to the system when they are freed.
-
-    A spinning OpenMP thread keeps its core from whoever should do the work it waits for: with one other busy process on
-    two cores a training step took ten to twenty times as long; sleeping, two to three times. libgomp reads the policy
-    once, when torch loads it; the user's own OMP_WAIT_POLICY is left alone.
+    """Set how threads wait for each other, and let large buffers go back to the system when they are freed.
 
     glibc by itself raises the size from which a buffer is mapped and unmapped on its own; activations of changing sizes
     then pile up holes in the heap, and resident memory grows for as long as a run lasts (docs/decisions.md).
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.update(openmp_environment())
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:

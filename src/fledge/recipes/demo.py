@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.config import load_config
-from fledge.evaluate.tasks import Evaluation
+from fledge.evaluation.tasks import Evaluation
 from fledge.model.memory import peak_rss_bytes
 from fledge.model.pull import resolve
 from fledge.project import find_run, write_json_atomic

@@ -16,8 +16,8 @@ from fledge.model import lora
 from fledge.model.memory import memory_bytes, peak_rss_bytes
 from fledge.objective import OBJECTIVES
 from fledge.recipes.tune import Setup, build, prepare, stream
-from fledge.train.checkpoint import KEPT
-from fledge.train.score import score
+from fledge.training.checkpoint import KEPT
+from fledge.training.score import score
 
 # The first step warms caches up; the second is timed.
 PROBE_STEPS = 2

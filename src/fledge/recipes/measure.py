@@ -9,9 +9,9 @@ from typing import Any
 
 from fledge.config import FILE_NAME, Config
 from fledge.errors import DataError, writing
-from fledge.evaluate.scorers import Template, choose_scorer
-from fledge.evaluate.tasks import Evaluation, evaluate, write_rows
-from fledge.evaluate.verdict import Verdict, compare
+from fledge.evaluation.scorers import Template, choose_scorer
+from fledge.evaluation.tasks import Evaluation, evaluate, write_rows
+from fledge.evaluation.verdict import Verdict, compare
 from fledge.recipes.prepare import read_conversations, read_project
 from fledge.records import Conversation, Message, Reply
 from fledge.runtime.llama import Llama, Sampling

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from fledge.errors import RunError
-from fledge.evaluate.verdict import Outcome
+from fledge.evaluation.verdict import Outcome
 from fledge.project import RunFolder, read_json, write_text_atomic
 from fledge.recipes.charts import bar, curve, short
 
@@ -31,7 +31,7 @@ HEADLINES = {
 MEASURES = {"accuracy": "Right answers", "template_adherence": "In the template", "stopped": "Ended by itself"}
 UNITS = {"loss": "nats per taught token"}
 FIGURES = ("size", "bits per weight", "same next token", "divergence (nats)")
-# A choice as fledge.train.auto words it; other notes tell what was read.
+# A choice as fledge.training.auto words it; other notes tell what was read.
 CHOICE = re.compile(r"([\w.]+) = (.*?): (.+)", re.DOTALL)
 # No HTML page may hold these; a reply may.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

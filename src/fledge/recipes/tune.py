@@ -30,13 +30,13 @@ from fledge.model.weights import Weights, open_weights
 from fledge.objective import OBJECTIVES
 from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
 from fledge.recipes.prepare import Lesson, read_project, teach
-from fledge.train import checkpoint
-from fledge.train.auto import resolve
-from fledge.train.batch import Batch, batches, num_steps
-from fledge.train.log import MetricsLog, read
-from fledge.train.loop import Plan, Step, Summary, fit
-from fledge.train.optim import Schedule, adamw
-from fledge.train.score import mean_loss
+from fledge.training import checkpoint
+from fledge.training.auto import resolve
+from fledge.training.batch import Batch, batches, num_steps
+from fledge.training.log import MetricsLog, read
+from fledge.training.loop import Plan, Step, Summary, fit
+from fledge.training.optim import Schedule, adamw
+from fledge.training.score import mean_loss
 
 
 def _quiet(_: object) -> None: ...

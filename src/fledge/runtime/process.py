@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from fledge.errors import EngineError
+from fledge.runtime.waiting import openmp_environment
 
 _LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] +")  # llama.cpp's time and level
 _ERROR_LINE = re.compile(r"^[\d.]+ E +")
@@ -34,9 +35,6 @@ _EXIT_WAIT_S = 5.0
 _LOG_READ_BYTES = 65536
 
 _ENVIRONMENT_DEFAULTS = {
-    # Threads that wait for each other sleep. When they spin and another program wants a core, the one that is waited
-    # for does not run: on 2 busy cores a median of 91 tokens/s fell to 7 with 10 000 spins.
-    "OMP_WAIT_POLICY": "passive",
     # On an assertion ggml would otherwise start a debugger to print its stack.
     "GGML_NO_BACKTRACE": "1",
 }
@@ -61,7 +59,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=_ENVIRONMENT_DEFAULTS | os.environ,
+            env=_ENVIRONMENT_DEFAULTS | openmp_environment() | os.environ,
             start_new_session=True,
         )
         # A finalizer runs on close(), when the object is collected, and at the exit of the interpreter; once.

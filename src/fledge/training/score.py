@@ -11,7 +11,7 @@ from fledge.model.load import CausalModel
 from fledge.objective.logprobs import token_logps
 from fledge.objective.scored import Scored
 from fledge.records import Example
-from fledge.train.batch import Piece, to_batch
+from fledge.training.batch import Piece, to_batch
 
 
 def score(model: CausalModel, piece: Piece, *, step_weight: float) -> Scored:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.records import Example
-from fledge.train.batch import Batch, batches, num_steps, to_batch
-from fledge.train.score import mean_loss
+from fledge.training.batch import Batch, batches, num_steps, to_batch
+from fledge.training.score import mean_loss
 from tiny import flat, load_tiny, loss_and_gradients, random_examples, save_tiny_model, tries
 
 

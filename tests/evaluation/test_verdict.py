@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fledge.evaluate.verdict import Outcome, compare, detectable_difference, newcombe_paired, sign_flip_p
+from fledge.evaluation.verdict import Outcome, compare, detectable_difference, newcombe_paired, sign_flip_p
 
 PAIRS = st.lists(
     st.tuples(st.booleans(), st.booleans(), st.sampled_from([None, *"abcdefghij"])), min_size=1, max_size=60

@@ -17,10 +17,10 @@ from fledge.errors import TrainError
 from fledge.model import lora
 from fledge.model.load import CausalModel
 from fledge.objective.sft import sft
-from fledge.train import checkpoint, log
-from fledge.train.batch import Batch, batches, to_batch
-from fledge.train.loop import Plan, Step, Summary, fit
-from fledge.train.optim import Schedule, adamw
+from fledge.training import checkpoint, log
+from fledge.training.batch import Batch, batches, to_batch
+from fledge.training.loop import Plan, Step, Summary, fit
+from fledge.training.optim import Schedule, adamw
 from tiny import load_tiny, loss_and_gradients, random_examples, save_tiny_model
 
 STEPS = 12

@@ -13,8 +13,8 @@ from torch import nn
 from fledge.config import Config, TrainConfig
 from fledge.model.hardware import Machine
 from fledge.model.shape import Shape
-from fledge.train.auto import resolve
-from fledge.train.optim import FINAL_SHARE, Schedule, adamw
+from fledge.training.auto import resolve
+from fledge.training.optim import FINAL_SHARE, Schedule, adamw
 from tiny import random_examples
 
 

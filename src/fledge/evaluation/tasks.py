@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from fledge.errors import DataError
-from fledge.evaluate.proportion import Interval, effective_rows, number_groups, wilson
-from fledge.evaluate.scorers import SCORERS, Template, expected
+from fledge.evaluation.proportion import Interval, effective_rows, number_groups, wilson
+from fledge.evaluation.scorers import SCORERS, Template, expected
 from fledge.project import write_text_atomic
 from fledge.records import Conversation, FinishReason, Message, Reply
 

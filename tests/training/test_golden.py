@@ -12,9 +12,9 @@ import torch
 
 from fledge.model import lora
 from fledge.objective import OBJECTIVES
-from fledge.train.batch import batches
-from fledge.train.loop import Plan, fit
-from fledge.train.optim import Schedule, adamw
+from fledge.training.batch import batches
+from fledge.training.loop import Plan, fit
+from fledge.training.optim import Schedule, adamw
 from tiny import load_tiny, random_examples, save_tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"

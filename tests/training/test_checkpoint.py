@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from fledge.errors import DiskError, RunError
-from fledge.train import checkpoint
-from fledge.train.optim import adamw
+from fledge.training import checkpoint
+from fledge.training.optim import adamw
 
 IDENTITY = "model + rows + knobs"
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fledge.errors import ConfigError, DataError
-from fledge.evaluate.scorers import MAX_PATTERN_CHARS, SCORERS, Template, choose_scorer, expected, normalise
+from fledge.evaluation.scorers import MAX_PATTERN_CHARS, SCORERS, Template, choose_scorer, expected, normalise
 from fledge.records import Conversation, Message
 
 

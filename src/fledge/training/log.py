@@ -11,7 +11,7 @@ from typing import Any
 
 from fledge.errors import writing
 from fledge.project import write_text_atomic
-from fledge.train.loop import Step
+from fledge.training.loop import Step
 
 
 class MetricsLog:

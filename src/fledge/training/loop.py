@@ -13,10 +13,10 @@ from torch import nn
 from fledge.errors import TrainError
 from fledge.model.load import CausalModel
 from fledge.objective.scored import Objective
-from fledge.train.batch import Batch
-from fledge.train.interrupt import interrupt_between_steps
-from fledge.train.optim import Schedule
-from fledge.train.score import score
+from fledge.training.batch import Batch
+from fledge.training.interrupt import interrupt_between_steps
+from fledge.training.optim import Schedule
+from fledge.training.score import score
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fledge.errors import DataError
-from fledge.evaluate.proportion import effective_rows, number_groups, wilson
-from fledge.evaluate.scorers import Template
-from fledge.evaluate.tasks import evaluate, write_rows
+from fledge.evaluation.proportion import effective_rows, number_groups, wilson
+from fledge.evaluation.scorers import Template
+from fledge.evaluation.tasks import evaluate, write_rows
 from fledge.records import Conversation, FinishReason, Message, Reply
 
 

@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from fledge.evaluate.proportion import Z_95, Interval, effective_rows, number_groups, wilson
+from fledge.evaluation.proportion import Z_95, Interval, effective_rows, number_groups, wilson
 
 ALPHA = 0.05
 POWER = 0.8

@@ -25,7 +25,7 @@ LAYERS = {
     "objective": 3,
     "training": 4, "evaluation": 4, "release": 4,
     "recipes": 6,
-    "api": 7, "cli": 7,
+    "api": 7, "cli": 7, "__main__": 8,
 }  # fmt: skip
 # `import fledge` offers what api has; it opens it when somebody asks, which the tests of lightness below prove.
 FRONT_DOOR = ("fledge", "fledge.api")

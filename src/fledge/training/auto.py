@@ -11,7 +11,7 @@ from fledge.model.shape import Shape
 from fledge.records import Example
 
 # Row visits after which a 135M model with rank 16 had learnt tens to hundreds of facts by heart (benchmarks/README.md).
-ROW_VISITS = 1000
+ROW_VISITS = 1300
 MIN_EPOCHS, MAX_EPOCHS = 1, 15
 ROWS_PER_STEP = 8
 # Share of the free memory that the activations of one piece may take.

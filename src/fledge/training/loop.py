@@ -12,6 +12,7 @@ from torch import nn
 
 from fledge.errors import TrainError
 from fledge.model.load import CausalModel
+from fledge.model.process import return_memory
 from fledge.objective.scored import Objective
 from fledge.training.batch import Batch
 from fledge.training.interrupt import interrupt_between_steps
@@ -93,6 +94,7 @@ def fit(
         with interrupt_between_steps() as interrupted:
             for number, batch in enumerate(batches, start=plan.first_step + 1):
                 done.append(_take(model, batch, objective, optimizer, parameters, plan, number))
+                return_memory()
                 for listener in on_step:
                     listener(done[-1])
                 due = time.monotonic() - saved_at >= plan.checkpoint_s

@@ -1,7 +1,7 @@
 """Measure on this machine: `make bench`, or `python benchmarks/run.py --seeds 0 1`. Appends to benchmarks/results.csv.
 
-Each line of the results is one figure: when, commit, machine, versions, what was run, name, value. Two runs are compared
-by their ratio, on one machine, in turn; machines differ and so do their quiet and busy hours.
+Each line of the results is one figure: when, commit, machine, versions, what was run, name, value. Two runs are
+compared by their ratio, on one machine, in turn; machines differ and so do their quiet and busy hours.
 """
 
 from __future__ import annotations

@@ -127,11 +127,11 @@ def _doubled_scale(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) ->
     writer.write_gguf(path, model.weights, replace(model.adapter, alpha=2 * model.adapter.alpha), "q8_0")
 
 
-def _corrupted_blocks(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def _one_corrupted_block(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     writer.write_gguf(path, model.weights, model.adapter, "q8_0")
     tensor = next(t for t in gguf.GGUFReader(path, "r+").tensors if t.name == "blk.12.ffn_down.weight")
-    # the high byte of the float16 scale of the first blocks of some rows
-    tensor.data[::8, 1] ^= 0x1C
+    # the high byte of one block's float16 scale: 32 of 135 million weights are 100,000 times too large
+    tensor.data[5, 1] = 0x58
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def _corrupted_blocks(path: Path, model: Model, monkeypatch: pytest.MonkeyPatch)
         (_wrong_pre_tokenizer, "other token ids"),
         (_forgotten_adapter, "KL divergence"),
         (_doubled_scale, "KL divergence"),
-        (_corrupted_blocks, "KL divergence"),
+        (_one_corrupted_block, "KL divergence"),
     ],
 )
 def test_a_faulty_file_is_caught(

@@ -19,7 +19,7 @@ _KEPT_BYTES = 256 << 20
 
 
 def prepare_process() -> None:
-    """Set how threads wait for each other and from which size buffers are mapped. To be called before torch is imported.
+    """Set how threads wait and from which size buffers are mapped. To be called before torch is imported.
 
     glibc by itself raises that size; activations of changing sizes then pile up holes in the heap, and resident memory
     grows for as long as a run lasts (docs/decisions.md).

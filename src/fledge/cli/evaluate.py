@@ -30,8 +30,10 @@ def evaluate(
     from fledge.model.process import prepare_process
 
     prepare_process()
+    from fledge.project import find_run
     from fledge.recipes import measure
-    from fledge.recipes.target import serve_target
+    from fledge.recipes.report import keep_verdict
+    from fledge.recipes.target import is_run, serve_target
 
     config = load_config(project)
     rows = measure.rows_to_ask(project, config, data)
@@ -42,6 +44,8 @@ def evaluate(
         with Bar(f"asking {side.label}", len(rows)) as bar:
             evaluations.append(measure.measure(side, rows, config, on_done=bar))
     result = measure.report(sides, evaluations, project=project)
+    if is_run(project, target):
+        keep_verdict(find_run(project, target), result)
     emit(result) if as_json else _tell(result)
 
 

@@ -13,11 +13,11 @@ from fledge.config import load_config
 from fledge.evaluation.tasks import Evaluation
 from fledge.model.memory import peak_rss_bytes
 from fledge.model.pull import resolve
-from fledge.project import find_run, write_json_atomic
+from fledge.project import find_run
 from fledge.recipes import measure, ship, tune
 from fledge.recipes.measure import Served
 from fledge.recipes.prepare import read_project
-from fledge.recipes.report import write_report
+from fledge.recipes.report import keep_verdict
 from fledge.recipes.start import copy_example
 from fledge.recipes.tune import Listener
 
@@ -68,8 +68,7 @@ def run_demo(folder: Path, *, seed: int, stage: Stage) -> dict[str, Any]:
     say(f"   {verdict.outcome.value}: {verdict.why}")
 
     sides = [Served(run.path.name, Path(files["q8_0"]["path"])), Served(config.model, base_path)]
-    write_json_atomic(run.verdict, measure.report(sides, [quantised, base], project=folder))
-    write_report(run)
+    keep_verdict(run, measure.report(sides, [quantised, base], project=folder))
     result = {
         "base": {"accuracy": base.accuracy, "template_adherence": base.template_adherence},
         "tuned": _side(tuned),

@@ -16,7 +16,7 @@ import yaml
 
 from fledge.errors import RunError
 from fledge.evaluation.verdict import Outcome
-from fledge.project import RunFolder, read_json, write_text_atomic
+from fledge.project import RunFolder, read_json, write_json_atomic, write_text_atomic
 from fledge.recipes.charts import bar, curve, short
 
 MOST_ANSWERS = 6
@@ -62,6 +62,12 @@ class Told:
     def num_steps(self) -> int:
         """The steps the run was to do."""
         return int(self.steps[-1]["steps"]) if self.steps else 0
+
+
+def keep_verdict(run: RunFolder, verdict: Mapping[str, Any]) -> None:
+    """Write what `fledge eval` found into the run, and its report anew."""
+    write_json_atomic(run.verdict, verdict)
+    write_report(run)
 
 
 def write_report(run: RunFolder) -> Path:

@@ -30,6 +30,7 @@ from fledge.model.weights import Weights, open_weights
 from fledge.objective import OBJECTIVES
 from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
 from fledge.recipes.prepare import Lesson, read_project, teach
+from fledge.recipes.report import write_report
 from fledge.training import checkpoint
 from fledge.training.auto import resolve
 from fledge.training.batch import Batch, batches, num_steps
@@ -262,6 +263,7 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
         "summary": summary,
     }
     write_json_atomic(run.manifest, manifest)
+    write_report(run)
     return summary
 
 

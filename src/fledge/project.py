@@ -126,10 +126,6 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def events(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -188,7 +188,7 @@ def test_a_missing_file_names_the_nearest_one_and_an_unknown_kind_what_can_be_re
     assert caught.value.code == "data.not_found"
     with pytest.raises(DataError, match="no such file"):
         read_rows(tmp_path / "nowhere" / "train.jsonl")
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="is a folder"):
         read_rows(tmp_path)
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"'\.xlsx'.*\.jsonl, \.json, \.csv, \.tsv") as caught:

@@ -170,7 +170,7 @@ def test_every_type_that_is_written_has_a_threshold() -> None:
 
 def test_nan_fails() -> None:
     broken = [np.full((2, 4), np.nan, np.float32)]
-    found = parity.compare_logits([np.zeros((2, 4), np.float32)], broken, tie_nats=0.0)
+    found = parity.compare_logits([np.zeros((2, 4), np.float32)], broken, [[True, True]], tie_nats=0.0)
     assert not found.kl <= 1e9
 
 
@@ -179,7 +179,18 @@ def test_agreement_is_that_of_scipy() -> None:
 
     rng = np.random.default_rng(1)
     ours, theirs = (rng.normal(size=(7, 50)).astype(np.float32) for _ in range(2))
-    found = parity.compare_logits([ours[:3], ours[3:]], [theirs[:3], theirs[3:]], tie_nats=0.0)
+    found = parity.compare_logits(
+        [ours[:3], ours[3:]], [theirs[:3], theirs[3:]], [[True] * 3, [False] * 4], tie_nats=0.0
+    )
     assert found.kl == pytest.approx(rel_entr(softmax(ours, -1), softmax(theirs, -1)).sum(-1).mean(), rel=1e-5)
     assert found.top1 == (log_softmax(ours, -1).argmax(-1) == theirs.argmax(-1)).mean()
+    assert found.top1_taught == (ours[:3].argmax(-1) == theirs[:3].argmax(-1)).mean()
     assert found.positions == 7
+
+
+def test_a_tie_is_no_disagreement_and_more_than_a_tie_is() -> None:
+    ours = np.array([[0.0, 1.0, 0.9]], np.float32)
+    theirs = np.array([[0.0, 0.9, 1.0]], np.float32)
+    for tie_nats, share in [(0.11, 1.0), (0.09, 0.0)]:
+        found = parity.compare_logits([ours], [theirs], [[True]], tie_nats=tie_nats)
+        assert (found.top1, found.top1_taught) == (0.0, share)

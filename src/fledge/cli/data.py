@@ -19,7 +19,7 @@ def show(
     project: ProjectDir = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Show rows exactly as the model will see them; what is taught is coloured (underlined without colours).
+    """Show rows exactly as the model will see them; what is taught is coloured, and given as spans with --json.
 
     Example: fledge data show data/train.jsonl -n 3
     """
@@ -41,7 +41,7 @@ def show(
             text.append(piece, style="not dim bold green underline" if span["taught"] else "")
         console.print(text)
         console.print()
-    console.print(Text("taught", style="bold green underline"), Text("not taught: read only", style="dim"))
+    console.print(Text("taught", style="bold green underline"), Text("| not taught: only read", style="dim"))
 
 
 def _rendered(path: Path, project: Path) -> list[dict[str, Any]]:
@@ -50,12 +50,12 @@ def _rendered(path: Path, project: Path) -> list[dict[str, Any]]:
     from fledge.model.pull import resolve
     from fledge.model.tokenizer import load_tokenizer
     from fledge.model.weights import open_weights
-    from fledge.recipes.prepare import read_conversations
+    from fledge.recipes.prepare import inside, read_conversations
 
     # Looking at a file needs no project; the starter model's template is then as good as any.
     config = load_config(project) if (project / FILE_NAME).is_file() else Config()
     template = ChatTemplate(load_tokenizer(open_weights(resolve(config.model, base_dir=project))))
-    conversations, _ = read_conversations([path if path.exists() else project / path], config)
+    conversations, _ = read_conversations([inside(project, path)], config)
     return [
         {"origin": conversation.origin, "text": rendered.text, "spans": _spans(len(rendered.text), rendered.taught)}
         for conversation in conversations

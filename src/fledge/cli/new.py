@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -28,5 +29,6 @@ def new(
         return
     say(f"{folder}: {', '.join(files)}")
     rows = next(file for file in files if Path(file).stem == "train")
-    say(f"Put your own rows into {folder}/{rows}, then: fledge data show {rows} -C {folder}")
-    say(f"Then: fledge train -C {folder}   and: fledge chat latest -C {folder}")
+    quoted = shlex.quote(str(folder))
+    say(f"Put your own rows into {folder / rows}, then: fledge data show {rows} -C {quoted}")
+    say(f"Then: fledge train -C {quoted}   and: fledge chat latest -C {quoted}")

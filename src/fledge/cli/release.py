@@ -34,7 +34,7 @@ def export(
     from fledge.recipes import ship
 
     finished = ship.open_run(project, find_run(project, run))
-    types = quant.split(",") if quant else finished.config.release.quant
+    types = finished.config.release.quant if quant is None else [name.strip() for name in quant.split(",")]
     with_adapter = adapter or (quant is None and finished.config.release.adapter)
     exported = ship.export(finished, types=types, with_adapter=with_adapter, out=out, say=say)
     if as_json:
@@ -44,7 +44,7 @@ def export(
         told = file["parity"]
         say(
             f"{file['path']}  {megabytes(file['bytes'])}  {file['bits_per_weight']:.2f} bits/weight  "
-            f"top-1 {told['top1']:.4f}  KL {told['kl']:.2g}"
+            f"answers agree {told['top1_taught']:.4f} (all text {told['top1']:.4f})  KL {told['kl']:.2g}"
         )
 
 

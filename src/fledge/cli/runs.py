@@ -53,12 +53,21 @@ def show(run: Run, project: ProjectDir = HERE, as_json: AsJson = False) -> None:
     import yaml
 
     from fledge.cli.output import emit
+    from fledge.errors import RunError
     from fledge.project import find_run
 
     found = find_run(project, run)
     described = _describe(found.path)
-    record = yaml.safe_load(found.knobs.read_text(encoding="utf-8")) if found.knobs.is_file() else {}
-    described |= {"knobs": record.get("knobs"), "notes": record.get("notes")}
+    try:
+        record = yaml.safe_load(found.knobs.read_text(encoding="utf-8"))
+        described |= {"knobs": record["knobs"], "notes": record["notes"]}
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise RunError(
+            "run.not_found",
+            "its run.yaml is missing or damaged.",
+            where=str(found.path),
+            remedy="Remove the run folder.",
+        ) from error
     if as_json:
         emit(described)
     else:
@@ -66,17 +75,21 @@ def show(run: Run, project: ProjectDir = HERE, as_json: AsJson = False) -> None:
 
 
 def _describe(path: Path) -> dict[str, Any]:
+    from fledge.errors import RunError
     from fledge.project import RunFolder, read_json
 
     run = RunFolder(path)
-    manifest = read_json(run.manifest) if run.finished else {}
-    files = [read_json(file) for file in sorted(run.release.glob("*.json"))] if run.release.is_dir() else []
-    return {
-        "run": path.name,
-        "path": str(path),
-        "state": "finished" if run.finished else "interrupted",
-        "model": manifest.get("model"),
-        "summary": manifest.get("summary"),
-        "files": files,
-        "verdict": read_json(run.verdict) if run.verdict.is_file() else None,
-    }
+    described: dict[str, Any] = {"run": path.name, "path": str(path.resolve()), "state": "interrupted"}
+    described |= {"model": None, "summary": None, "files": [], "verdict": None}
+    try:
+        if run.finished:
+            manifest = read_json(run.manifest)
+            described |= {"state": "finished", "model": manifest.get("model"), "summary": manifest.get("summary")}
+        if run.release.is_dir():
+            described["files"] = [read_json(file) for file in sorted(run.release.glob("*.json"))]
+        if run.verdict.is_file():
+            described["verdict"] = read_json(run.verdict)
+    except RunError:
+        # One damaged file must not hide the other runs.
+        described["state"] = "damaged"
+    return described

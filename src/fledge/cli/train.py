@@ -64,7 +64,7 @@ def with_progress(work: Any) -> dict[str, Any]:
         try:
             result: dict[str, Any] = work(Listener(say=say, step=on_step))
         except KeyboardInterrupt:
-            say("stopped after a whole step. Go on with: fledge train --resume latest")
+            say("stopped. Go on with: fledge train --resume latest (and -C DIR, if you gave one)")
             raise
     return result
 

@@ -23,7 +23,9 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.is_file():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        remedy = "Check data.train and data.eval in fledge.yaml; paths start at the project folder."
+        if path.is_dir():
+            raise DataError("data.not_found", "is a folder; a file was expected.", where=str(path))
+        remedy = "Check the path (data.train and data.eval in fledge.yaml start at the project folder)."
         raise DataError(
             "data.not_found", f"no such file{nearest(path.name, siblings) or '.'}", where=str(path), remedy=remedy
         )

@@ -12,7 +12,7 @@ from fledge.errors import DataError, writing
 from fledge.evaluation.scorers import Template, choose_scorer
 from fledge.evaluation.tasks import Evaluation, evaluate, write_rows
 from fledge.evaluation.verdict import Verdict, compare
-from fledge.recipes.prepare import read_conversations, read_project
+from fledge.recipes.prepare import inside, read_conversations, read_project
 from fledge.records import Conversation, Message, Reply
 from fledge.runtime.llama import Llama, Sampling
 
@@ -66,7 +66,7 @@ def versus(before: Evaluation, after: Evaluation) -> Verdict:
 def rows_to_ask(project: Path, config: Config, data: Path | None) -> list[Conversation]:
     """Return the rows of `data`, or the project's held-out rows. Raises DataError where there are none."""
     if data is not None:
-        rows, _ = read_conversations([data if data.exists() else project / data], config)
+        rows, _ = read_conversations([inside(project, data)], config)
         return rows
     held_out = read_project(project, config).held_out
     if not held_out:
@@ -82,12 +82,19 @@ def rows_to_ask(project: Path, config: Config, data: Path | None) -> list[Conver
 def report(sides: Sequence[Served], evaluations: Sequence[Evaluation], *, project: Path) -> dict[str, Any]:
     """Write every answer to a file and return what the contract says of `fledge eval`, one side or two."""
     served, evaluation = sides[0], evaluations[0]
-    rows_file = project / "runs" / "answers" / f"{_file_name(served.label)}.jsonl"
+    rows_file = project.resolve() / "runs" / "answers" / f"{_file_name(served.label)}.jsonl"
     with writing(rows_file):
         rows_file.parent.mkdir(parents=True, exist_ok=True)
     write_rows(evaluation, rows_file)
     # Perplexity and forgetting need texts of their own to be asked; they are not measured here yet.
-    told: dict[str, Any] = _side(served, evaluation) | {"rows_file": str(rows_file), "against": None, "verdict": None}
+    told: dict[str, Any] = _side(served, evaluation) | {
+        "rows_file": str(rows_file),
+        "against": None,
+        "verdict": None,
+        "p_value": None,
+        "perplexity": None,
+        "forgetting": None,
+    }
     if len(sides) > 1:
         verdict = versus(evaluations[1], evaluation)
         told |= {

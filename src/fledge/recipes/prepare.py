@@ -47,6 +47,11 @@ class Lesson:
         return digest.hexdigest()
 
 
+def inside(project: Path, path: Path) -> Path:
+    """Return `path` as it is meant: in the project where it stands there, else from the current folder."""
+    return project / path if (project / path).exists() else path
+
+
 def read_conversations(paths: Sequence[Path], config: Config) -> tuple[list[Conversation], list[str]]:
     """Return the conversations of some files, and how each was read."""
     rows: list[Conversation] = []

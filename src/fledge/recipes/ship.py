@@ -89,14 +89,16 @@ def export(
     A file stands under its name only after the gate let it through. Raises ParityError; the file is then gone.
     """
     started = time.monotonic()
-    folder = out or finished.run.release
+    # A name that is wrong is found before anything is written.
+    types = [file_type(name) for name in types]
+    folder = (out or finished.run.release).resolve()
     template = ChatTemplate(load_tokenizer(finished.weights))
     gate = Gate(_gate_rows(finished), template, Reference(finished.weights, finished.adapter))
     files = []
     for kind in types:
         say(f"{kind}: merging, quantising, comparing with the trained weights")
-        path = folder / f"{finished.name}.{file_type(kind)}.gguf"
-        files.append(_export_merged(finished, path, file_type(kind), gate))
+        path = folder / f"{finished.name}.{kind}.gguf"
+        files.append(_export_merged(finished, path, kind, gate))
     if with_adapter and isinstance(finished.weights, GgufWeights):
         say("adapter: writing, comparing on top of the untouched base file")
         files.append(_export_adapter(finished, folder / f"{finished.name}.adapter.gguf", gate))

@@ -224,6 +224,8 @@ def _restore(
 ) -> int:
     found = checkpoint.latest(run.checkpoints)
     if found is None:
+        if any(run.checkpoints.glob("step-*")):
+            listener.say("every checkpoint is damaged: begins anew with step 1")
         return 0
     step = checkpoint.load(found, identity=setup.identity, parameters=parameters, optimizer=optimizer)
     listener.say(f"goes on after step {step} of {setup.steps}")
@@ -249,7 +251,7 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
         "eval_loss": eval_loss,
         "trainable_params": num_trainable,
         "peak_rss_bytes": peak_rss_bytes(),
-        "adapter": str(run.adapter),
+        "adapter": str(run.adapter.resolve()),
         "diagnoses": [],
     }
     manifest = {

@@ -19,7 +19,7 @@ def show(
     project: ProjectDir = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Show rows exactly as the model will see them; what is taught is coloured, and given as spans with --json.
+    """Show rows exactly as the model will see them; what is taught is coloured (in JSON: spans).
 
     Example: fledge data show data/train.jsonl -n 3
     """

@@ -49,7 +49,7 @@ class Lesson:
 
 def inside(project: Path, path: Path) -> Path:
     """Return `path` as it is meant: in the project where it stands there, else from the current folder."""
-    return project / path if (project / path).exists() else path
+    return path if path.exists() and not (project / path).exists() else project / path
 
 
 def read_conversations(paths: Sequence[Path], config: Config) -> tuple[list[Conversation], list[str]]:

@@ -120,3 +120,10 @@ def test_the_model_from_env_file_environment_and_command_line(tmp_path: Path, mo
     monkeypatch.setenv("FLEDGE_MODEL", "from-environment")
     assert load(tmp_path, "model: from-yaml\n").model == "from-environment"
     assert load(tmp_path, "model: from-yaml\n", "model=from-command-line").model == "from-command-line"
+
+
+def test_a_bad_value_on_the_command_line_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    (tmp_path / "fledge.yaml").write_text("train:\n  epochs: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path, ["train.epochs=abc"])
+    assert caught.value.where == "command line"

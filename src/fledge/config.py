@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -113,7 +113,7 @@ def load_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
         values["model"] = model
     for override in overrides:
         _apply_override(values, override)
-    return _validate(values, text, path)
+    return _validate(values, text, path, overridden={override.partition("=")[0] for override in overrides})
 
 
 def _read_text(path: Path) -> str:
@@ -205,7 +205,7 @@ def _parse_value(raw: str) -> object:
     return raw if isinstance(value, str | dict | list) and not marked else value
 
 
-def _validate(values: Mapping[str, Any], text: str, path: Path) -> Config:
+def _validate(values: Mapping[str, Any], text: str, path: Path, *, overridden: Set[str]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -214,7 +214,8 @@ def _validate(values: Mapping[str, Any], text: str, path: Path) -> Config:
         for item in error.errors():
             names = [str(part) for part in item["loc"] if isinstance(part, str)]
             by_knob.setdefault(tuple(names[:2] if names[0] in _sections() else names[:1]), item)
-        lines = [_complaint(knob, item, text, path) for knob, item in by_knob.items()]
+        places = {knob: _place(knob, text, path, overridden) for knob in by_knob}
+        lines = [_complaint(knob, item, places[knob]) for knob, item in by_knob.items()]
         unknown = any(item["type"] == "extra_forbidden" for item in by_knob.values())
         where, message = lines[0]
         if len(lines) > 1:
@@ -226,9 +227,15 @@ def _sections() -> set[str]:
     return {name.split(".")[0] for name, _ in knobs() if "." in name}
 
 
-def _complaint(knob: tuple[str, ...], item: Any, text: str, path: Path) -> tuple[str, str]:
+def _place(knob: tuple[str, ...], text: str, path: Path, overridden: Set[str]) -> str:
+    """Return where the value of a knob was given."""
+    if ".".join(knob) in overridden:
+        return "command line"
+    return f"{path}:{line}" if (line := _line_of(text, knob)) else str(path)
+
+
+def _complaint(knob: tuple[str, ...], item: Any, where: str) -> tuple[str, str]:
     dotted = ".".join(knob)
-    where = f"{path}:{line}" if (line := _line_of(text, knob)) else str(path)
     if item["type"] == "extra_forbidden":
         guess = _guess(dotted) or f". Known: {', '.join(_siblings(dotted))}."
         return where, f"'{dotted}' is not a knob{guess}"

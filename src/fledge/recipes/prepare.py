@@ -71,13 +71,24 @@ def read_project(project: Path, config: Config) -> Rows:
         return Rows(rows, [], (*notes, "nothing is held out (data.eval: none)"))
     if config.data.eval != "auto":
         held_out, more = read_conversations([project / config.data.eval], config)
-        return Rows(rows, held_out, (*notes, *more))
+        return Rows(rows, held_out, (*notes, *more, *_leak(rows, held_out)))
     if len(rows) < mix.MIN_ROWS_TO_SPLIT:
         notes.append(f"nothing is held out: fewer than {mix.MIN_ROWS_TO_SPLIT} rows would tell nothing")
         return Rows(rows, [], tuple(notes))
     kept, held_out = mix.split(rows, share=EVAL_SHARE, seed=config.train.seed)
     notes.append(f"{len(held_out)} of {len(rows)} rows are held out to measure with; rows of one group stay together")
     return Rows(kept, held_out, tuple(notes))
+
+
+def _leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> list[str]:
+    """Return a warning where held-out questions are learnt too: right answers to them would prove nothing."""
+    learnt = {row.prompt for row in train}
+    count = sum(row.prompt in learnt for row in held_out)
+    return (
+        [f"WARNING: {count} of {len(held_out)} held-out questions are learnt too; they measure nothing"]
+        if count
+        else []
+    )
 
 
 def teach(rows: Sequence[Conversation], template: ChatTemplate, config: Config) -> Lesson:

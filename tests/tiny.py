@@ -11,15 +11,15 @@ from typing import Any
 import torch
 import yaml
 from hypothesis import strategies as st
-from torch import nn
 
-from fledge.model import lora
-from fledge.model.load import CausalModel, load_model
+from fledge.model.causal import CausalModel
+from fledge.model.load import load_model
+from fledge.model.lora import LoraSettings
 from fledge.model.weights import open_weights
 from fledge.objective.sft import sft
 from fledge.records import Example
 from fledge.training.batch import Batch
-from fledge.training.score import score
+from fledge.training.score import scored_pieces
 from tiny_llama import save_tiny, tiny_config, tiny_model
 
 CHATML = (
@@ -71,32 +71,35 @@ def save_tiny_model(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def load_tiny(folder: Path, *, dtype: torch.dtype = torch.float32, dropout: float = 0.0, seed: int = 7) -> CausalModel:
+def load_tiny(
+    folder: Path, *, dtype: torch.dtype = torch.float32, dropout: float = 0.0, seed: int = 7, **settings: Any
+) -> CausalModel:
     """Load the model with adapters on every linear layer that are already away from zero."""
     model = load_model(open_weights(folder), dtype=dtype)
-    lora.inject(model.network, rank=4, alpha=8.0, seed=seed, dropout=dropout)
-    if dtype == torch.float64:
-        model.network.double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, layer in lora.adapters(model.network):
-            layer.lora_B.copy_(0.1 * torch.randn(layer.lora_B.shape, generator=generator))
+    model.add_adapter(LoraSettings(rank=4, alpha=8.0, dropout=dropout, **settings), seed=seed)
+    wake(model, seed=seed)
     return model
 
 
+def wake(model: CausalModel, *, seed: int = 7) -> None:
+    """Move the B matrices away from zero, the same for every model of one shape."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.adapter_tensors().items():
+            if ".lora_B." in name:
+                tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
+
+
 def loss_and_gradients(model: CausalModel, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:
-    """Return the loss of one optimizer step and the gradient of every trainable parameter."""
-    parameters: dict[str, nn.Parameter] = lora.trainable(model.network)
-    for parameter in parameters.values():
+    """Return the loss of one optimizer step and the gradient of every adapter matrix."""
+    for parameter in model.parameters().values():
         parameter.grad = None
     total = 0.0
-    for piece in batch.pieces:
-        value = sft(score(model, piece, step_weight=batch.weight)).value
+    for scored in scored_pieces(model, batch):
+        value = sft(scored).value
         value.backward()
         total += float(value.detach())
-    gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
-    assert len(gradients) == len(parameters)
-    return total, gradients
+    return total, {name: gradient.clone() for name, gradient in model.gradients().items()}
 
 
 def flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -8,8 +8,9 @@ M (the identity behind it: mean over branches == one pass with per-token weights
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,21 @@ from fledge.records import Example
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 NO_PARENT = -1
+# (first key, number of tokens, position of the first)
+Run = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Tree:
     """A radix tree over token sequences, flat in memory, each node's tokens together and parents before children.
 
-    ids_N, position_N: the tokens and their positions in their sequences.
-    start_B, end_B, parent_B: node b holds tokens start_B[b]:end_B[b]; parent_B[b] is a node or NO_PARENT.
-    predictor_M: the token (index into N) whose hidden state predicts target_M; sequence_M, weight_M: for whom, how
+    A tree may stand on a trunk of C tokens that were laid out before; keys are then counted through the trunk first:
+    0..C are trunk tokens, C..C+N own ones. Without a trunk C is 0.
+
+    ids_N, position_N: the own tokens and their positions in their sequences.
+    start_B, end_B, parent_B: node b holds own tokens start_B[b]:end_B[b]; parent_B[b] is a node or NO_PARENT.
+    trunk_B: for each node the runs (first key, length, position) of trunk tokens above its root.
+    predictor_M: the token (index into C+N) whose hidden state predicts target_M; sequence_M, weight_M: for whom, how
     much. columns_S: per-sequence numbers an objective may ask for.
     num_tokens_unshared: tokens that the same rows have without sharing.
     """
@@ -37,6 +44,8 @@ class Tree:
     start_B: Ints
     end_B: Ints
     parent_B: Ints
+    trunk_B: Sequence[Sequence[Run]]
+    num_trunk: int
     predictor_M: Ints
     target_M: Ints
     sequence_M: Ints
@@ -52,16 +61,43 @@ class Tree:
             path.append(node)
         return path[::-1]
 
+    def runs_above(self, node: int) -> list[Run]:
+        """Return the runs of keys that all tokens of `node` see, from the first token of their sequences on."""
+        own = [
+            (self.num_trunk + int(self.start_B[a]), int(self.end_B[a] - self.start_B[a]), self.position(a))
+            for a in self.ancestors(node)
+        ]
+        return [*self.trunk_B[node], *own]
+
+    def position(self, node: int) -> int:
+        return int(self.position_N[self.start_B[node]])
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of an optimizer step in trees that fit in memory.
+
+    `trunk` holds tokens that several pieces stand on, so that each is computed once in the whole step; it is None where
+    the step is one piece or the pieces share nothing. `pieces` are (indices of rows, their tree).
+    """
+
+    trunk: Tree | None
+    pieces: tuple[tuple[list[int], Tree], ...]
+
 
 @dataclass(frozen=True)
 class _Node:
-    """Tokens depth:depth + len of sequence `sequence` (and of all that share them)."""
+    """Tokens depth:end_depth of sequence `sequence` (and of all that share them), beginning at `start`."""
 
     parent: int
     sequence: int
     depth: int
     end_depth: int
     start: int
+
+    @property
+    def length(self) -> int:
+        return self.end_depth - self.depth
 
 
 def pack(examples: Sequence[Example]) -> Tree:
@@ -70,31 +106,146 @@ def pack(examples: Sequence[Example]) -> Tree:
     Tokens after the last predictor of a sequence (its final taught token among them) are left out: nothing depends on
     them. Every example must teach something, and not its first token, which nothing predicts.
     """
+    return _pack(examples, [_input(example) for example in examples], trunk=[])
+
+
+def split(examples: Sequence[Example], *, max_tokens: int, trunk: bool = True) -> Step:
+    """Return the step over `examples` in pieces of at most `max_tokens` distinct tokens where one row allows it.
+
+    Rows with a common prefix stay together: they are cut in sorted order. Which rows share an optimizer step is not
+    changed by this, only how much of it is in memory at once. The trunk has at most `max_tokens` too; with
+    trunk=False there is none, and each piece computes for itself what it shares with others.
+    """
+    inputs = [_input(example) for example in examples]
+    order = sorted(range(len(inputs)), key=inputs.__getitem__)
+    common = _common_prefix(inputs[order[0]], inputs[order[-1]])
+    parts = _cut(inputs, order, max_tokens, free=common if trunk and common <= max_tokens else 0)
+    ends = [(inputs[before[-1]], inputs[after[0]]) for before, after in pairwise(parts)]
+    prefixes = [first[: _common_prefix(first, second)] for first, second in ends] if trunk else []
+    held = _at_most(prefixes, max_tokens)
+    if not held:
+        return Step(None, tuple((part, pack([examples[i] for i in part])) for part in parts))
+    base = _lay_out(held, [])
+    pieces = []
+    for part in parts:
+        own = [inputs[i] for i in part]
+        pieces.append((part, _pack([examples[i] for i in part], own, trunk=[(base, held)])))
+    return Step(_bare(base), tuple(pieces))
+
+
+def _input(example: Example) -> list[int]:
+    assert example.num_taught and example.weights[0] == 0, f"{example.origin}: nothing taught, or the first token is"
+    return example.ids[: max(i for i, w in enumerate(example.weights) if w > 0)]
+
+
+def _cut(inputs: Sequence[list[int]], order: Sequence[int], max_tokens: int, *, free: int) -> list[list[int]]:
+    """Return runs of `order` of at most `max_tokens` distinct tokens each; the first `free` of every row cost nothing."""
+    parts: list[list[int]] = [[]]
+    tokens = 0
+    for i in order:
+        part = parts[-1]
+        shared = max(free, _common_prefix(inputs[part[-1]], inputs[i])) if part else free
+        if part and tokens + len(inputs[i]) - shared > max_tokens:
+            parts.append([])
+            tokens, shared = 0, free
+        parts[-1].append(i)
+        tokens += len(inputs[i]) - shared
+    return parts
+
+
+def _at_most(prefixes: Sequence[list[int]], max_tokens: int) -> list[list[int]]:
+    """Return the prefixes, all cut to the greatest length at which together they have at most `max_tokens` tokens.
+
+    Shorter prefixes are shared by more pieces, so what is cut off saves the least.
+    """
+    low, high = 0, max(map(len, prefixes), default=0)
+    while low < high:
+        middle = (low + high + 1) // 2
+        layout = _lay_out([p[:middle] for p in prefixes if p], [])
+        if layout.num_tokens <= max_tokens:
+            low = middle
+        else:
+            high = middle - 1
+    # sorted and without repetition, so that a step is laid out the same however its rows were given
+    return sorted({tuple(p[:low]): p[:low] for p in prefixes if p[:low]}.values())
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where every token of some inputs lies: nodes, and for each input its runs (first key, length, position)."""
+
+    nodes: list[_Node]
+    leaf_S: list[int]
+    inputs: Sequence[list[int]]
+    above_S: list[list[Run]]
+    num_trunk: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.nodes[-1].start + self.nodes[-1].length if self.nodes else 0
+
+    def runs(self, sequence: int) -> list[Run]:
+        """Return where the tokens of an input lie, from its first to its last."""
+        own: list[Run] = []
+        leaf = self.leaf_S[sequence]
+        while leaf != NO_PARENT:
+            node = self.nodes[leaf]
+            own.append((self.num_trunk + node.start, node.length, node.depth))
+            leaf = node.parent
+        return [*self.above_S[sequence], *reversed(own)]
+
+
+def _lay_out(inputs: Sequence[list[int]], trunk: Sequence[tuple[_Layout, Sequence[list[int]]]]) -> _Layout:
+    """Lay the tokens of `inputs` out as a tree; those that lie in the trunk already are not laid out again."""
+    nodes, leaf = _radix(inputs)
+    above: list[list[Run]] = [[] for _ in inputs]
+    num_trunk = 0
+    for base, held in trunk:
+        num_trunk = base.num_tokens
+        for s, ids in enumerate(inputs):
+            depths = [_common_prefix(ids, prefix) for prefix in held]
+            best = max(range(len(held)), key=depths.__getitem__)
+            above[s] = _first(base.runs(best), depths[best])
+    depth_S = [sum(length for _, length, _ in runs) for runs in above]
+    kept: list[_Node] = []
+    number = {NO_PARENT: NO_PARENT}
+    tokens = 0
+    for old, node in enumerate(nodes):
+        first = max(node.depth, depth_S[node.sequence])
+        if first >= node.end_depth:
+            number[old] = NO_PARENT
+            continue
+        number[old] = len(kept)
+        kept.append(_Node(number[node.parent], node.sequence, first, node.end_depth, tokens))
+        tokens += node.end_depth - first
+    return _Layout(kept, [number[node] for node in leaf], inputs, above, num_trunk)
+
+
+def _first(runs: Sequence[Run], count: int) -> list[Run]:
+    """Return the first `count` tokens of `runs`."""
+    found = []
+    for start, length, position in runs:
+        if position < count:
+            found.append((start, min(length, count - position), position))
+    return found
+
+
+def _pack(
+    examples: Sequence[Example], inputs: Sequence[list[int]], *, trunk: Sequence[tuple[_Layout, Sequence[list[int]]]]
+) -> Tree:
     assert examples, "nothing to pack"
-    for example in examples:
-        assert example.num_taught and example.weights[0] == 0, (
-            f"{example.origin}: nothing taught, or the first token is"
-        )
-    inputs = [example.ids[: max(i for i, w in enumerate(example.weights) if w > 0)] for example in examples]
-    nodes, leaf_S = _radix(inputs)
-    tokens = [inputs[n.sequence][n.depth : n.end_depth] for n in nodes]
+    layout = _lay_out(inputs, trunk)
     predictor, target, sequence, weight = [], [], [], []
     for s, example in enumerate(examples):
-        flat = _flat_indices(nodes, leaf_S[s])
+        flat = [key for start, length, _ in layout.runs(s) for key in range(start, start + length)]
         for i, w in enumerate(example.weights):
             if w > 0:
                 predictor.append(flat[i - 1])
                 target.append(example.ids[i])
                 sequence.append(s)
                 weight.append(w)
-    start = np.array([n.start for n in nodes], dtype=np.int64)
-    length = np.array([n.end_depth - n.depth for n in nodes], dtype=np.int64)
-    return Tree(
-        ids_N=np.array([t for run in tokens for t in run], dtype=np.int64),
-        position_N=np.concatenate([np.arange(n.depth, n.end_depth, dtype=np.int64) for n in nodes]),
-        start_B=start,
-        end_B=start + length,
-        parent_B=np.array([n.parent for n in nodes], dtype=np.int64),
+    return replace(
+        _bare(layout),
         predictor_M=np.array(predictor, dtype=np.int64),
         target_M=np.array(target, dtype=np.int64),
         sequence_M=np.array(sequence, dtype=np.int64),
@@ -105,25 +256,28 @@ def pack(examples: Sequence[Example]) -> Tree:
     )
 
 
-def pieces(examples: Sequence[Example], *, max_tokens: int) -> Iterator[tuple[list[int], Tree]]:
-    """Yield (indices into examples, their tree), each of at most `max_tokens` distinct tokens where one row allows it.
-
-    Rows with a common prefix stay together: they are cut in sorted order. Which rows share an optimizer step is not
-    changed by this, only how much of it is in memory at once.
-    """
-    order = sorted(range(len(examples)), key=lambda i: examples[i].ids)
-    piece: list[int] = []
-    tokens = 0
-    for i in order:
-        ids = examples[i].ids
-        shared = _common_prefix(examples[piece[-1]].ids, ids) if piece else 0
-        if piece and tokens + len(ids) - shared > max_tokens:
-            yield piece, pack([examples[j] for j in piece])
-            piece, tokens, shared = [], 0, 0
-        piece.append(i)
-        tokens += len(ids) - shared
-    if piece:
-        yield piece, pack([examples[j] for j in piece])
+def _bare(layout: _Layout) -> Tree:
+    """Return the tree of a layout, with nothing supervised."""
+    nodes = layout.nodes
+    tokens = [layout.inputs[n.sequence][n.depth : n.end_depth] for n in nodes]
+    start = np.array([n.start for n in nodes], dtype=np.int64)
+    none = np.zeros(0, dtype=np.int64)
+    return Tree(
+        ids_N=np.array([t for run in tokens for t in run], dtype=np.int64),
+        position_N=np.array([p for n in nodes for p in range(n.depth, n.end_depth)], dtype=np.int64),
+        start_B=start,
+        end_B=start + np.array([n.length for n in nodes], dtype=np.int64),
+        parent_B=np.array([n.parent for n in nodes], dtype=np.int64),
+        trunk_B=[layout.above_S[n.sequence] for n in nodes],
+        num_trunk=layout.num_trunk,
+        predictor_M=none,
+        target_M=none,
+        sequence_M=none,
+        weight_M=np.zeros(0, dtype=np.float32),
+        columns_S={},
+        num_sequences=0,
+        num_tokens_unshared=0,
+    )
 
 
 def _radix(inputs: Sequence[list[int]]) -> tuple[list[_Node], list[int]]:
@@ -164,16 +318,6 @@ def _radix(inputs: Sequence[list[int]]) -> tuple[list[_Node], list[int]]:
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     length = min(len(first), len(second))
     return next((i for i in range(length) if first[i] != second[i]), length)
-
-
-def _flat_indices(nodes: Sequence[_Node], leaf: int) -> list[int]:
-    """Return the index into N of every token on the way from the root to `leaf`."""
-    runs = []
-    while leaf != NO_PARENT:
-        node = nodes[leaf]
-        runs.append(range(node.start, node.start + node.end_depth - node.depth))
-        leaf = node.parent
-    return [i for run in reversed(runs) for i in run]
 
 
 def _columns(examples: Sequence[Example]) -> dict[str, Floats]:

@@ -33,7 +33,6 @@ _OFF: dict[str, Any] = {
     "peft_type": "LORA",
     "bias": "none",
     "fan_in_fan_out": False,
-    "use_dora": False,
     "lora_bias": False,
     "modules_to_save": None,
     "rank_pattern": {},
@@ -51,6 +50,7 @@ class Adapter:
     rank: int
     alpha: float
     use_rslora: bool
+    use_dora: bool
     target_modules: tuple[str, ...]
     base_name: str
     tensors: dict[str, NDArray[np.float32]]
@@ -80,6 +80,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         "target_modules": sorted(adapter.target_modules),
         "task_type": "CAUSAL_LM",
         "use_rslora": adapter.use_rslora,
+        "use_dora": adapter.use_dora,
         **_OFF,
     }
     tensors = {name: np.ascontiguousarray(adapter.tensors[name]) for name in sorted(adapter.tensors)}
@@ -117,6 +118,7 @@ def load_adapter(folder: Path) -> Adapter:
         rank=rank,
         alpha=float(alpha),
         use_rslora=config.get("use_rslora") is True,
+        use_dora=config.get("use_dora") is True,
         target_modules=tuple(modules),
         base_name=str(config.get("base_model_name_or_path") or ""),
         tensors=tensors,

@@ -37,12 +37,16 @@ class Checked:
     source: str
 
 
-def root() -> Path:
-    """Return the folder of pulled models: below FLEDGE_HOME, else XDG_CACHE_HOME, else ~/.cache."""
+def cache_root() -> Path:
+    """Return the folder of all that can be made again: FLEDGE_HOME, else below XDG_CACHE_HOME, else ~/.cache."""
     if home := os.environ.get("FLEDGE_HOME"):
-        return Path(home).expanduser() / "models"
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "fledge" / "models"
+        return Path(home).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fledge"
+
+
+def root() -> Path:
+    """Return the folder of pulled models."""
+    return cache_root() / "models"
 
 
 def where(key: str) -> Path | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from fledge.errors import ModelError
 from fledge.model.names import ARCHITECTURES, Architecture
+from fledge.model.style import Style
 
 MAX_HEAD_WIDTH = 4096
 MAX_REAL = 1e30
@@ -38,6 +39,7 @@ class Shape:
     rope_scaling: Mapping[str, Any] | None
     norm_eps: float
     tied: bool
+    style: Style = Style()
 
     @property
     def query_width(self) -> int:

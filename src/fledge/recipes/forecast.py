@@ -12,12 +12,11 @@ from typing import Any
 import torch
 
 from fledge.config import Config
-from fledge.model import lora
 from fledge.model.memory import memory_bytes, peak_rss_bytes
 from fledge.objective import OBJECTIVES
 from fledge.recipes.tune import Setup, build, prepare, stream
 from fledge.training.checkpoint import KEPT
-from fledge.training.score import score
+from fledge.training.score import scored_pieces
 
 # The first step warms caches up; the second is timed.
 PROBE_STEPS = 2
@@ -34,8 +33,8 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
     for batch in islice(stream(setup), PROBE_STEPS):
         started = time.perf_counter()
         shares = []
-        for piece in batch.pieces:
-            share = objective(score(model, piece, step_weight=batch.weight))
+        for scored in scored_pieces(model, batch):
+            share = objective(scored)
             share.value.backward()  # type: ignore[no-untyped-call]
             shares.append(float(share.value.detach()))
         loss = math.fsum(shares)
@@ -48,11 +47,14 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
         # the adapter, and checkpoints of it with two moments; one more exists while it is being written
         "disk_bytes": adapter_bytes * (1 + 3 * (KEPT + 1)),
     }
-    without = [name for name, p in parameters.items() if p.grad is None or not bool(torch.isfinite(p.grad).all())]
-    return {"forecast": told, "checks": _checks(setup, model.network, loss, without)}
+    gradients = model.gradients()
+    without = [name for name, grad in gradients.items() if not bool(torch.isfinite(grad).all()) or not grad.any()]
+    # B starts at zero, so the first step gives A none.
+    without = [name for name in without if ".lora_A." not in name]
+    return {"forecast": told, "checks": _checks(setup, len(gradients) // 2, loss, without)}
 
 
-def _checks(setup: Setup, network: Any, loss: float, without: list[str]) -> list[dict[str, Any]]:
+def _checks(setup: Setup, num_layers: int, loss: float, without: list[str]) -> list[dict[str, Any]]:
     lesson = setup.lesson
     num_tokens = sum(len(example.ids) for example in lesson.examples)
     ends = {example.ids[max(i for i, w in enumerate(example.weights) if w > 0)] for example in lesson.examples}
@@ -62,7 +64,7 @@ def _checks(setup: Setup, network: Any, loss: float, without: list[str]) -> list
     return [
         _check("taught tokens", lesson.num_taught > 0, f"{lesson.num_taught} of {num_tokens}"),
         _check("the end of a turn is taught", all(token in control for token in ends), names),
-        _check("adapters", True, f"beside {len(list(lora.adapters(network)))} layers"),
+        _check("adapters", True, f"beside {num_layers} layers"),
         _check("loss of the probe is finite", math.isfinite(loss), f"{loss:.3f}"),
         _check("every adapter matrix gets a gradient", not without, f"{len(without)} get none"),
         # The probe has been through a whole step by now: what is free still is what a step leaves.

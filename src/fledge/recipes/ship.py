@@ -18,11 +18,12 @@ from torch import Tensor
 from fledge.config import Config
 from fledge.data.template import ChatTemplate
 from fledge.errors import RunError, writing
-from fledge.model import lora
 from fledge.model.adapter import Adapter, load_adapter
-from fledge.model.attention import Branch
+from fledge.model.causal import CausalModel
 from fledge.model.load import load_model
+from fledge.model.lora import settings_of
 from fledge.model.tokenizer import load_tokenizer
+from fledge.model.tokens import single
 from fledge.model.weights import GgufWeights, Weights, open_weights
 from fledge.project import RunFolder, fsync_folder, read_json, write_json_atomic
 from fledge.recipes.prepare import read_project
@@ -117,23 +118,20 @@ class Reference:
     def __init__(self, weights: Weights, adapter: Adapter) -> None:
         self._weights, self._adapter = weights, adapter
         self._hidden: dict[tuple[int, ...], Tensor] = {}
-        self._head: Tensor | None = None
+        self._model: CausalModel | None = None
 
     @torch.no_grad()
     def __call__(self, text: Sequence[Scoring]) -> Iterator[Logits]:
         missing = [scoring for scoring in text if tuple(scoring.ids) not in self._hidden]
         if missing:
-            model, adapter = load_model(self._weights, dtype=torch.float32), self._adapter
-            lora.inject(model.network, rank=adapter.rank, alpha=adapter.scale * adapter.rank, seed=0)
-            lora.load_into(model.network, adapter)
+            self._model = load_model(self._weights, dtype=torch.float32)
+            self._model.add_adapter(settings_of(self._adapter), seed=0)
+            self._model.load_adapter(self._adapter)
             for scoring in missing:
-                ids = torch.tensor([scoring.ids])
-                hidden = model.hidden(ids, torch.arange(ids.shape[1])[None], [Branch.of(0, ids.shape[1], [])])
-                self._hidden[tuple(scoring.ids)] = hidden[scoring.positions]
-            self._head = model.head
-        assert self._head is not None
+                self._hidden[tuple(scoring.ids)] = self._model.hidden(single(torch.tensor(scoring.ids)))[scoring.positions]
+        assert self._model is not None
         for scoring in text:
-            yield (self._hidden[tuple(scoring.ids)] @ self._head.t()).numpy()
+            yield self._model.logits(self._hidden[tuple(scoring.ids)]).numpy()
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ import fledge
 from fledge.config import Config
 from fledge.data.template import ChatTemplate
 from fledge.errors import ConfigError, RunError
-from fledge.model import lora
 from fledge.model.adapter import save_adapter
 from fledge.model.hardware import DTYPES, survey
-from fledge.model.load import CausalModel, load_model
+from fledge.model.causal import CausalModel
+from fledge.model.load import load_model
+from fledge.model.lora import LoraSettings
 from fledge.model.memory import peak_rss_bytes
 from fledge.model.pull import resolve as resolve_model
 from fledge.model.tokenizer import load_tokenizer
@@ -76,10 +77,11 @@ class Setup:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
-    def alpha(self) -> float:
-        """LoRA's alpha: twice the rank, so that B A is added doubled whatever the rank is."""
-        assert self.config.train.rank != "auto"
-        return 2.0 * self.config.train.rank
+    def lora(self) -> LoraSettings:
+        """The adapter. Alpha is twice the rank, so that B A is added doubled whatever the rank is."""
+        train = self.config.train
+        assert train.rank != "auto"
+        return LoraSettings(train.rank, 2.0 * train.rank, dropout=train.dropout)
 
     @property
     def steps(self) -> int:
@@ -175,8 +177,8 @@ def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.opt
     assert train.rank != "auto" and train.dtype != "auto"
     torch.manual_seed(train.seed)
     model = load_model(setup.weights, dtype=DTYPES[train.dtype])
-    lora.inject(model.network, rank=train.rank, alpha=setup.alpha, seed=train.seed, dropout=train.dropout)
-    parameters = lora.trainable(model.network)
+    model.add_adapter(setup.lora, seed=train.seed)
+    parameters = model.parameters()
     return model, parameters, adamw(parameters, weight_decay=train.weight_decay)
 
 
@@ -215,7 +217,7 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
         objective = OBJECTIVES[setup.config.objective]
         with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
             fit(model, stream(setup, first_step=first_step), objective, optimizer, plan, [log, listener.step])
-        save_adapter(lora.to_adapter(model.network, alpha=setup.alpha, base_name=setup.config.model), run.adapter)
+        save_adapter(model.adapter(setup.lora, base_name=setup.config.model), run.adapter)
         return _finish(run, setup, model, sum(p.numel() for p in parameters.values()))
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fledge.data.mix import shuffled
-from fledge.data.tree import Tree, pieces
-from fledge.model.attention import Branch
+from fledge.data.tree import Tree, split
+from fledge.model.tokens import TreeTokens
 from fledge.records import Example
 
 
@@ -24,12 +24,10 @@ class Piece:
     """One tree of an optimizer step as tensors.
 
     A supervised token that k rows share is one (predictor, target) pair and k entries of M: `pair_M` leads from the
-    entries to the pairs, so the LM head runs once per pair.
+    entries to the pairs, so the LM head runs once per pair. Predictors are counted through the trunk first.
     """
 
-    ids_1N: Tensor
-    position_1N: Tensor
-    branches: tuple[Branch, ...]
+    tokens: TreeTokens
     predictor_U: Tensor
     target_U: Tensor
     pair_M: Tensor
@@ -40,41 +38,60 @@ class Piece:
 
     @property
     def num_tokens(self) -> int:
-        return self.ids_1N.shape[1]
+        return self.tokens.num_tokens
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one optimizer step, in pieces that fit in memory. Which rows they are never depends on the pieces."""
+    """The rows of one optimizer step, in pieces that fit in memory. Which rows they are never depends on the pieces.
 
+    `trunk`: tokens that several pieces stand on, or None. `weight`: the sum of weights of the step's taught tokens.
+    """
+
+    trunk: TreeTokens | None
     pieces: tuple[Piece, ...]
     weight: float
     num_rows: int
 
     @property
     def num_tokens(self) -> int:
-        return sum(piece.num_tokens for piece in self.pieces)
+        return (self.trunk.num_tokens if self.trunk else 0) + sum(piece.num_tokens for piece in self.pieces)
 
     @property
     def num_tokens_unshared(self) -> int:
         return sum(piece.num_tokens_unshared for piece in self.pieces)
 
 
-def to_batch(examples: Sequence[Example], *, tokens_per_piece: int) -> Batch:
-    """Return the optimizer step over `examples`."""
+def to_batch(examples: Sequence[Example], *, tokens_per_piece: int, trunk: bool = True) -> Batch:
+    """Return the optimizer step over `examples`; with trunk=False no piece stands on another."""
     weight = math.fsum(w for example in examples for w in example.weights if w > 0)
-    parts = tuple(_to_piece(tree) for _, tree in pieces(examples, max_tokens=tokens_per_piece))
-    return Batch(parts, weight, len(examples))
+    step = split(examples, max_tokens=tokens_per_piece, trunk=trunk)
+    parts = tuple(_to_piece(tree) for _, tree in step.pieces)
+    return Batch(to_tokens(step.trunk) if step.trunk else None, parts, weight, len(examples))
+
+
+def to_tokens(tree: Tree) -> TreeTokens:
+    """Return the tokens of a tree as tensors."""
+    nodes, spans = [], []
+    for node in range(len(tree.start_B)):
+        runs = tree.runs_above(node)
+        ends = (int(tree.start_B[node]), int(tree.end_B[node]), tree.position(node))
+        nodes.append((*ends, len(spans), len(spans) + len(runs)))
+        spans += runs
+    return TreeTokens(
+        ids_N=torch.from_numpy(tree.ids_N),
+        position_N=torch.from_numpy(tree.position_N),
+        node_B5=torch.tensor(nodes, dtype=torch.int64).view(-1, 5),
+        span_S3=torch.tensor(spans, dtype=torch.int64).view(-1, 3),
+        num_context=tree.num_trunk,
+    )
 
 
 def _to_piece(tree: Tree) -> Piece:
-    spans = list(zip(tree.start_B.tolist(), tree.end_B.tolist(), strict=True))
     pairs = np.stack([tree.predictor_M, tree.target_M])
     unique_2U, pair_M = np.unique(pairs, axis=1, return_inverse=True)
     return Piece(
-        ids_1N=torch.from_numpy(tree.ids_N)[None],
-        position_1N=torch.from_numpy(tree.position_N)[None],
-        branches=tuple(Branch.of(*span, [spans[a] for a in tree.ancestors(b)]) for b, span in enumerate(spans)),
+        tokens=to_tokens(tree),
         predictor_U=torch.from_numpy(np.ascontiguousarray(unique_2U[0])),
         target_U=torch.from_numpy(np.ascontiguousarray(unique_2U[1])),
         pair_M=torch.from_numpy(pair_M.reshape(-1)),
@@ -94,7 +111,14 @@ def num_steps(num_rows: int, *, epochs: float, rows_per_step: int) -> int:
 
 
 def batches(
-    examples: Sequence[Example], *, rows_per_step: int, tokens_per_piece: int, seed: int, first_step: int, steps: int
+    examples: Sequence[Example],
+    *,
+    rows_per_step: int,
+    tokens_per_piece: int,
+    seed: int,
+    first_step: int,
+    steps: int,
+    trunk: bool = True,
 ) -> Iterator[Batch]:
     """Yield the batches of steps first_step..steps-1. Step k is the same whichever step one begins with."""
     steps_per_epoch = math.ceil(len(examples) / rows_per_step)
@@ -105,4 +129,4 @@ def batches(
         if epoch != order_epoch:
             order, order_epoch = shuffled(len(examples), seed=seed, epoch=epoch), epoch
         rows = order[index * rows_per_step : (index + 1) * rows_per_step]
-        yield to_batch([examples[row] for row in rows], tokens_per_piece=tokens_per_piece)
+        yield to_batch([examples[row] for row in rows], tokens_per_piece=tokens_per_piece, trunk=trunk)

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from fledge.errors import TrainError
-from fledge.model.load import CausalModel
+from fledge.model.causal import CausalModel
 from fledge.model.process import return_memory
 from fledge.objective.scored import Objective
 from fledge.training.batch import Batch
 from fledge.training.interrupt import interrupt_between_steps
 from fledge.training.optim import Schedule
-from fledge.training.score import score
+from fledge.training.score import scored_pieces
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def fit(
     the gradient is not finite, or a trainable parameter gets none; nothing is kept of that step.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    # Dropout is the only thing that tells the two modes apart in the models trained here.
-    model.network.train()
+    model.train()
     done: list[Step] = []
     saved_at = time.monotonic()
     try:
@@ -104,7 +103,7 @@ def fit(
                 if interrupted():
                     raise KeyboardInterrupt
     finally:
-        model.network.eval()
+        model.train(False)
     return done
 
 
@@ -120,8 +119,8 @@ def _take(
     started = time.perf_counter()
     optimizer.zero_grad(set_to_none=True)
     losses = []
-    for piece in batch.pieces:
-        loss = objective(score(model, piece, step_weight=batch.weight))
+    for scored in scored_pieces(model, batch):
+        loss = objective(scored)
         loss.value.backward()  # type: ignore[no-untyped-call]
         losses.append(float(loss.value.detach()))
     if any(p.grad is None for p in parameters):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fledge.objective import OBJECTIVES, logprobs
-from fledge.objective.logprobs import token_logps
+from fledge.objective import OBJECTIVES
+from fledge.model import head as lm_head
+from fledge.model.head import token_logps
 from fledge.objective.scored import Scored
 from fledge.objective.sft import sft
 

@@ -1,0 +1,109 @@
+"""What training, evaluation and release need of a causal language model, whichever way it is computed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fledge.errors import ModelError
+from fledge.model.adapter import Adapter
+from fledge.model.lora import LoraSettings
+from fledge.model.shape import Shape
+from fledge.model.tokens import TreeTokens
+
+
+class CausalModel(ABC):
+    """A frozen causal language model that can carry one adapter. `path` tells in words how it is computed.
+
+    Shapes: N tokens of a tree, C tokens of a context, U scored tokens, D width, V vocabulary.
+    """
+
+    shape: Shape
+    dtype: torch.dtype
+    path: str
+
+    @abstractmethod
+    def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
+        """Put a new adapter beside the target projections; it changes no answer yet. It depends on the seed alone.
+
+        Raises ModelError where a target matches nothing.
+        """
+
+    @abstractmethod
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return what is trained, by name."""
+
+    @abstractmethod
+    def gradients(self) -> dict[str, Tensor]:
+        """Return the gradient of every adapter matrix by PEFT's name for it."""
+
+    @abstractmethod
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """Return every adapter matrix by PEFT's name for it: views, so writing to them changes the adapter."""
+
+    @abstractmethod
+    def train(self, on: bool = True) -> None:
+        """Switch dropout on or off."""
+
+    @abstractmethod
+    def disabled(self) -> AbstractContextManager[None]:
+        """Answer as the base model inside the block: the reference of preference objectives."""
+
+    @abstractmethod
+    def hidden(self, tokens: TreeTokens, context: Any = None) -> Tensor:
+        """Return the last hidden states [N, D], after the final norm; with gradient where gradients are on."""
+
+    @abstractmethod
+    def on_trunk(self, tokens: TreeTokens) -> AbstractContextManager[Any]:
+        """Give a context for `hidden` made of `tokens`; when the block ends, gradients flow back through them once."""
+
+    @abstractmethod
+    def token_logps(self, hidden_UD: Tensor, target_U: Tensor) -> Tensor:
+        """Return log p(target | hidden) [U], float32 at least, with gradient."""
+
+    @property
+    @abstractmethod
+    def head(self) -> Tensor:
+        """The output matrix [V, D]."""
+
+    @property
+    def logit_softcap(self) -> float:
+        return 0.0
+
+    def logits(self, hidden_UD: Tensor) -> Tensor:
+        """Return the logits [U, V]; for a few tokens only."""
+        logits = hidden_UD.to(self.head.dtype) @ self.head.t()
+        return self.logit_softcap * torch.tanh(logits / self.logit_softcap) if self.logit_softcap else logits
+
+    def adapter(self, settings: LoraSettings, *, base_name: str) -> Adapter:
+        """Return a copy of the adapter in PEFT's layout, float32."""
+        tensors = {name: t.detach().float().contiguous().numpy().copy() for name, t in self.adapter_tensors().items()}
+        return Adapter(
+            rank=settings.rank,
+            alpha=settings.alpha,
+            use_rslora=settings.rslora,
+            use_dora=settings.dora,
+            target_modules=tuple(dict.fromkeys(name.split(".lora_")[0].rsplit(".", 1)[-1] for name in tensors)),
+            base_name=base_name,
+            tensors=tensors,
+        )
+
+    @torch.no_grad()
+    def load_adapter(self, adapter: Adapter) -> None:
+        """Copy the matrices of `adapter` into this model's. Raises ModelError where they are not the same ones."""
+        own = self.adapter_tensors()
+        if set(own) != set(adapter.tensors):
+            odd = sorted(set(own) ^ set(adapter.tensors))
+            raise ModelError("model.bad_adapter", f"{len(odd)} tensors do not match the model, for one {odd[0]}.")
+        for name, tensor in own.items():
+            tensor.copy_(torch.from_numpy(adapter.tensors[name]))
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    yield None

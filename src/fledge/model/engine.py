@@ -1,0 +1,270 @@
+"""The engine: a Llama-family decoder with LoRA, forward and backward over a token tree, through the fastest kernels.
+
+A pass computes the hidden states of a tree's tokens and, on the way back, adds to the adapters' gradients. A pass may
+stand on a *context*: tokens computed earlier, whose keys and values its own tokens see. So a prefix that all pieces of
+an optimizer step share is computed once: forward once, the pieces forward and backward while gradients by the context
+are added up, then the context backward once with those. That is exact (docs/decisions.md).
+
+Shapes: N own tokens, C tokens of the context, D width, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fledge.model import block
+from fledge.model.adapter import Adapter
+from fledge.model.block import KeyValues, Masks, Setting
+from fledge.model.causal import CausalModel
+from fledge.model.decoder import Decoder
+from fledge.model.head import token_logps
+from fledge.model.kernels import Kernels, sums_dtype
+from fledge.model.lora import LoraSettings
+from fledge.model.sites import Site, Sites
+from fledge.model.tokens import TreeTokens
+from fledge.model.workspace import Workspace
+
+
+@dataclass
+class Context:
+    """Tokens that later passes stand on. hidden [C, D] is a leaf, so gradients by it collect in hidden.grad.
+
+    keys: (k, v) of each layer, [C, kv_heads * width]. grads [L, 2, C, kv_heads * width] in sums, or None where nothing
+    flows back.
+    """
+
+    hidden: Tensor
+    keys: Sequence[tuple[Tensor, Tensor]]
+    grads: Tensor | None
+
+    def of(self, layer: int) -> KeyValues:
+        k, v = self.keys[layer]
+        return KeyValues(k, v, self.grads[layer] if self.grads is not None else None)
+
+
+class Engine(CausalModel):
+    """The fast path. See CausalModel for what it does."""
+
+    def __init__(self, decoder: Decoder, kernels: Kernels) -> None:
+        self.decoder, self.kernels = decoder, kernels
+        self.shape, self.dtype = decoder.shape, decoder.dtype
+        self.sites: Sites | None = None
+        self.recompute = False
+        self.path = f"fast path: kernels in {kernels.name} ({kernels.reason})"
+        self._training = self._disabled = False
+        self._free: list[Workspace] = []
+        self._forward_only: Workspace | None = None
+
+    def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
+        assert not settings.dora, "DoRA takes the plain path"
+        self.sites = Sites(self.decoder, settings, seed=seed)
+        self._free, self._forward_only = [], None
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {} if self.sites is None else {"lora_A": self.sites.lora_A, "lora_B": self.sites.lora_B}
+
+    def gradients(self) -> dict[str, Tensor]:
+        assert self.sites is not None
+        return self.sites.tensors(gradients=True)
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        assert self.sites is not None
+        return self.sites.tensors()
+
+    def load_adapter(self, adapter: Adapter) -> None:
+        super().load_adapter(adapter)
+        assert self.sites is not None
+        self.sites.changed()
+
+    def train(self, on: bool = True) -> None:
+        self._training = on
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        self._disabled = True
+        try:
+            yield
+        finally:
+            self._disabled = False
+
+    @property
+    def logit_softcap(self) -> float:
+        return self.shape.style.final_softcap
+
+    @property
+    def head(self) -> Tensor:
+        return self.decoder.head_VD
+
+    def token_logps(self, hidden_UD: Tensor, target_U: Tensor) -> Tensor:
+        return token_logps(hidden_UD, self.head, target_U, kernels=self.kernels, softcap=self.logit_softcap)
+
+    def hidden(self, tokens: TreeTokens, context: Context | None = None) -> Tensor:
+        learns = self.sites is not None and torch.is_grad_enabled() and not self._disabled
+        run = _Pass(self, tokens, context, keep=learns)
+        if not learns:
+            return run.hidden
+        assert self.sites is not None
+        hidden: Tensor = _Join.apply(self.sites.lora_A, run)  # type: ignore[no-untyped-call]
+        return hidden
+
+    @contextmanager
+    def on_trunk(self, tokens: TreeTokens) -> Iterator[Context]:
+        """Give the context that `tokens` make. When the block ends, what it has collected flows back through them."""
+        learns = self.sites is not None and torch.is_grad_enabled() and not self._disabled
+        run = _Pass(self, tokens, None, keep=True)
+        context = run.as_context(learns=learns)
+        try:
+            yield context
+            if learns:
+                grad = context.hidden.grad
+                run.backward(torch.zeros_like(context.hidden) if grad is None else grad, context.grads)
+        finally:
+            run.release()
+
+    def take_workspace(self, num_tokens: int, *, keep: bool) -> Workspace:
+        """Return a workspace that nobody uses, with room for `num_tokens`; a larger one replaces one that is too small."""
+        ranks = {} if self.sites is None else self.sites.ranks
+        layers = self.shape.num_layers
+        if not keep:
+            if self._forward_only is None or self._forward_only.num_tokens < num_tokens:
+                self._forward_only = Workspace(self.decoder, num_tokens=num_tokens, ranks=ranks, kept=1, streams=2)
+            return self._forward_only
+        fitting = [w for w in self._free if w.num_tokens >= num_tokens]
+        if fitting:
+            best = min(fitting, key=lambda w: w.num_tokens)
+            self._free.remove(best)
+            return best
+        if self._free:
+            self._free.remove(max(self._free, key=lambda w: w.num_tokens))
+        kept = 1 if self.recompute else layers
+        return Workspace(self.decoder, num_tokens=num_tokens, ranks=ranks, kept=kept, streams=layers + 1)
+
+    def give_back(self, workspace: Workspace) -> None:
+        if workspace is not self._forward_only:
+            self._free.append(workspace)
+
+
+class _Pass:
+    """One way through the decoder. With `keep` it holds a workspace until it has gone back or is released."""
+
+    def __init__(self, engine: Engine, tokens: TreeTokens, context: Context | None, *, keep: bool) -> None:
+        self.engine, self.tokens, self.context, self.keep = engine, tokens, context, keep
+        decoder, n = engine.decoder, tokens.num_tokens
+        assert (context.hidden.shape[0] if context else 0) == tokens.num_context
+        self.work: Workspace | None = engine.take_workspace(n, keep=keep)
+        self.masks: list[Masks] = []
+        sites = engine.sites
+        self.sites: list[dict[str, Site]] = (
+            sites.by_layer if sites is not None and not engine._disabled else [{} for _ in decoder.blocks]
+        )
+        with torch.no_grad():
+            if sites is not None:
+                sites.refresh()
+            self.setting = self._setting()
+            self.scratch = self.work.scratch(n)
+            stream = self.work.stream(0, n)
+            stream.copy_(decoder.embedding_VD.index_select(0, tokens.ids_N))
+            if decoder.shape.style.embedding_scale != 1.0:
+                stream.mul_(decoder.shape.style.embedding_scale)
+            for layer in range(len(decoder.blocks)):
+                self.masks.append(self._forward(layer, {}))
+            last = self.work.stream(len(decoder.blocks), n)
+            self.scale = torch.empty(n, 1, dtype=last.dtype)
+            self.hidden = torch.empty_like(last)
+            engine.kernels.norm(self.hidden, last, decoder.norm_out, decoder.shape.norm_eps, self.scale)
+
+    def _setting(self) -> Setting:
+        engine, position = self.engine, self.tokens.position_N
+        decoder = engine.decoder
+        rope = _rotation(position, decoder.inverse_frequencies, sums_dtype(decoder.dtype))
+        local = decoder.local_inverse_frequencies
+        sites = engine.sites
+        return Setting(
+            engine.kernels,
+            self.tokens,
+            rope,
+            rope if local is None else _rotation(position, local, sums_dtype(decoder.dtype)),
+            decoder.shape.norm_eps,
+            decoder.shape.style.activation,
+            sites.settings.dropout if sites is not None and engine._training and not engine._disabled else 0.0,
+        )
+
+    def _forward(self, layer: int, masks: Masks) -> Masks:
+        assert self.work is not None
+        n = self.tokens.num_tokens
+        decoder = self.engine.decoder
+        context = self.context.of(layer) if self.context else None
+        out = self.work.stream(layer + 1, n)
+        saved = self.work.saved(layer, n)
+        return block.forward(
+            decoder.blocks[layer], self.sites[layer], self.setting, saved, self.scratch, out, context, masks
+        )
+
+    def as_context(self, *, learns: bool) -> Context:
+        assert self.work is not None
+        shape, n = self.engine.shape, self.tokens.num_tokens
+        qkv = [self.work.saved(layer, n).qkv for layer in range(shape.num_layers)]
+        keys = [x[:, shape.query_width :].split(shape.key_width, dim=1) for x in qkv]
+        grads = torch.zeros(shape.num_layers, 2, n, shape.key_width, dtype=self.hidden.dtype) if learns else None
+        return Context(self.hidden.detach().requires_grad_(learns), [(k, v) for k, v in keys], grads)
+
+    @torch.no_grad()
+    def backward(self, dhidden: Tensor, dkeys: Tensor | None = None) -> None:
+        """Add to the gradients of adapters and context. `dkeys` [L, 2, N, ..]: gradients by the own keys and values."""
+        engine, n = self.engine, self.tokens.num_tokens
+        assert self.work is not None and engine.sites is not None
+        engine.sites.attach_gradients()
+        decoder, layers = engine.decoder, len(engine.decoder.blocks)
+        dx = torch.empty_like(self.hidden)
+        stream = self.work.stream(layers, n)
+        engine.kernels.norm_grad(
+            dx, dhidden.contiguous(), stream, decoder.norm_out, self.scale, rounded=self.scratch.rounded
+        )
+        lowest = engine.sites.lowest
+        for layer in reversed(range(lowest, layers)):
+            if engine.recompute:
+                self._forward(layer, self.masks[layer])
+            block.backward(
+                decoder.blocks[layer],
+                self.sites[layer],
+                self.setting,
+                self.work.saved(layer, n),
+                self.scratch,
+                self.masks[layer],
+                dx,
+                self.context.of(layer) if self.context else None,
+                dkeys[layer] if dkeys is not None else None,
+                last=layer == lowest,
+            )
+        self.release()
+
+    def release(self) -> None:
+        if self.work is not None:
+            self.engine.give_back(self.work)
+            self.work = None
+
+
+class _Join(torch.autograd.Function):
+    """Joins a pass to autograd: what depends on its hidden states calls its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, run: _Pass) -> Tensor:
+        ctx.run = run
+        return run.hidden
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
+        ctx.run.backward(grads[0])
+        return None, None
+
+
+def _rotation(position_N: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return cos and sin [N, width / 2] of every token's angles."""
+    angles = position_N[:, None].double() * frequencies
+    return angles.cos().to(dtype), angles.sin().to(dtype)

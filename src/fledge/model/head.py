@@ -1,0 +1,65 @@
+"""Log-probabilities of given tokens, without ever holding all logits.
+
+For a frozen head W the gradient of log p(t | h) = h W_t - logsumexp(h W^T) by h is W_t - softmax(h W^T) W: it does not
+depend on the objective. So it is formed in the forward pass, tile by tile, while the logits are there; the backward
+pass of any objective only scales it. 4 V D operations per supervised token, none for the others.
+
+Shapes: U scored tokens, D width, V vocabulary, t tokens of a tile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fledge.model.kernels import Kernels, Layout, sums_dtype
+
+# Logits held at once: 170 rows of a 49k vocabulary are 32 MiB in float32, about what a last-level cache holds. Fewer
+# rows than MIN_ROWS would read the head's weights more often than the products take.
+TILE_BYTES = 32 << 20
+MIN_ROWS = 96
+
+
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, target: Tensor, kernels: Kernels, softcap: float) -> Tensor:
+        wants_grad = ctx.needs_input_grad[0]
+        precise = sums_dtype(head.dtype)
+        logps_U = torch.empty(len(target), dtype=precise)
+        grad_UD = torch.empty(hidden.shape, dtype=precise) if wants_grad else None
+        rows = tile_rows(head.shape[0])
+        logits_tV = torch.empty(min(rows, len(target)), head.shape[0], dtype=precise)
+        for start in range(0, len(target), rows):
+            part = slice(start, start + rows)
+            hidden_tD = hidden[part].to(head.dtype).contiguous()
+            logits = logits_tV[: len(hidden_tD)]
+            kernels.linear(logits, hidden_tD, head, Layout.NK)
+            slope = kernels.log_softmax(logits, target[part], softcap, logps_U[part], gradient=wants_grad)
+            if grad_UD is not None:
+                kernels.linear(grad_UD[part], slope, head, Layout.KN)
+        if grad_UD is not None:
+            ctx.save_for_backward(grad_UD)
+            ctx.dtype = hidden.dtype
+        return logps_U
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_UD,) = ctx.saved_tensors
+        return (grads[0][:, None] * grad_UD).to(ctx.dtype), None, None, None, None
+
+
+def tile_rows(vocab_size: int) -> int:
+    """Return how many tokens' logits are held at once."""
+    return max(MIN_ROWS, TILE_BYTES // (4 * vocab_size))
+
+
+def token_logps(hidden_UD: Tensor, head_VD: Tensor, target_U: Tensor, *, kernels: Kernels, softcap: float = 0) -> Tensor:
+    """Return log p(target | hidden) [U] under softmax(hidden head^T), float32 at least. `head_VD` is frozen.
+
+    With `softcap` c the logits are c tanh(logits / c).
+    """
+    assert not head_VD.requires_grad, "a trained head needs its own gradient"
+    logps: Tensor = _TokenLogps.apply(hidden_UD, head_VD, target_U, kernels, softcap)  # type: ignore[no-untyped-call]
+    return logps

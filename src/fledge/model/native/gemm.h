@@ -1,0 +1,360 @@
+// Matrix products over packed panels.
+//
+//   C[M, N] = sum over terms of A[M, K] * B[K, N]   (+ what is to be added)
+//
+// B is cut into panels of up to PANEL columns, and a panel is repacked on the fly so that PAIR rows of B lie interleaved:
+// panel[K / PAIR][PANEL][PAIR]. Repacking a frozen weight costs 1 / M of the product, and keeps its memory single.
+#pragma once
+#include <omp.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "simd.h"
+
+// vectors side by side in a panel, and rows of A that are held in registers at once
+#if VECTOR_BYTES == 64
+constexpr int PANEL_VECTORS = 4;
+#else
+constexpr int PANEL_VECTORS = 2;
+#endif
+constexpr int ROWS = 6;
+template <class T> constexpr int PANEL = PANEL_VECTORS *LANES<T>;
+
+// how B lies in memory: as [N, K] (a weight in the forward pass) or as [K, N] (a weight in the backward pass)
+enum Layout { NK = 0, KN = 1 };
+
+template <class T> struct Term {
+  const T *a;
+  i64 lda;
+  const T *b;
+  i64 ldb;
+  i64 k;
+  Layout layout;
+};
+
+#if VECTOR_BYTES == 64
+// to[j][i] = from[i][j] for 16 x 16 units of 32 bits; rows of `from` beyond `rows` count as zero
+static inline void turn_16(const int32_t *from, i64 ldf, int rows, int32_t *to, i64 ldt) {
+  __m512i r[16], s[16];
+  UNROLL for (int i = 0; i < 16; i++)
+    r[i] = i < rows ? _mm512_loadu_si512((const void *)(from + i * ldf)) : _mm512_setzero_si512();
+  UNROLL for (int i = 0; i < 8; i++) {
+    s[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    s[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+  UNROLL for (int i = 0; i < 4; i++) {
+    r[4 * i] = _mm512_unpacklo_epi64(s[4 * i], s[4 * i + 2]);
+    r[4 * i + 1] = _mm512_unpackhi_epi64(s[4 * i], s[4 * i + 2]);
+    r[4 * i + 2] = _mm512_unpacklo_epi64(s[4 * i + 1], s[4 * i + 3]);
+    r[4 * i + 3] = _mm512_unpackhi_epi64(s[4 * i + 1], s[4 * i + 3]);
+  }
+  UNROLL for (int i = 0; i < 4; i++) {
+    s[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    s[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    s[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    s[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  UNROLL for (int i = 0; i < 8; i++) {
+    _mm512_storeu_si512((void *)(to + i * ldt), _mm512_shuffle_i32x4(s[i], s[i + 8], 0x88));
+    _mm512_storeu_si512((void *)(to + (i + 8) * ldt), _mm512_shuffle_i32x4(s[i], s[i + 8], 0xdd));
+  }
+}
+#endif
+
+// panel[k / PAIR][width][PAIR] from B[n, k], with zeros for k beyond and for columns beyond n
+template <class T> static inline void pack_nk(const T *b, i64 ldb, int n, i64 k, int width, T *panel) {
+  constexpr int PAIR = Format<T>::PAIR;
+  const i64 groups = (k + PAIR - 1) / PAIR;
+  i64 done = 0;
+#if VECTOR_BYTES == 64
+  if constexpr (sizeof(T) * PAIR == 4)
+    for (; ldb % PAIR == 0 && done + 16 <= k / PAIR; done += 16)
+      for (int j = 0; j < width; j += 16)
+        turn_16((const int32_t *)(b + j * ldb + done * PAIR), ldb / PAIR, n - j, (int32_t *)(panel + (done * width + j) * PAIR),
+                width);
+#endif
+  for (; done < groups; done++)
+    for (int j = 0; j < width; j++)
+      for (int p = 0; p < PAIR; p++)
+        panel[(done * width + j) * PAIR + p] = j < n && done * PAIR + p < k ? b[j * ldb + done * PAIR + p] : T{};
+}
+
+// to[j][i] = from[i][j] for i < rows, j < columns, in units of PAIR numbers; `ldt` in numbers. `from` is padded to 16.
+template <class T> static inline void turn_units(const T *from, i64 ldf, i64 rows, i64 columns, T *to, i64 ldt) {
+  constexpr int PAIR = Format<T>::PAIR;
+#if VECTOR_BYTES == 64
+  if constexpr (sizeof(T) * PAIR == 4) {
+    for (i64 i = 0; i < rows; i += 16)
+      for (i64 j = 0; j < columns; j += 16)
+        turn_16((const int32_t *)from + i * ldf + j, ldf, (int)(rows - i), (int32_t *)to + j * (ldt / PAIR) + i, ldt / PAIR);
+    return;
+  }
+#endif
+  for (i64 j = 0; j < columns; j++)
+    for (i64 i = 0; i < rows; i++)
+      for (int p = 0; p < PAIR; p++) to[j * ldt + i * PAIR + p] = from[(i * ldf + j) * PAIR + p];
+}
+
+// the same from B[k, n]
+template <class T> static inline void pack_kn(const T *b, i64 ldb, int n, i64 k, int width, T *panel) {
+  constexpr int PAIR = Format<T>::PAIR;
+  i64 groups = (k + PAIR - 1) / PAIR;
+  for (i64 g = 0; g < groups; g++) {
+    T *row = panel + g * width * PAIR;
+    const T *first = b + g * PAIR * ldb;
+    const T *second = PAIR == 2 && g * PAIR + 1 < k ? first + ldb : nullptr;
+    int j = 0;
+    if (PAIR == 1) {
+      for (; j < n; j++) row[j] = first[j];
+    } else {
+#if VECTOR_BYTES == 64
+      for (; j + 16 <= n; j += 16) {
+        __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(first + j)));
+        __m512i high = second ? _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(second + j)))
+                              : _mm512_setzero_si512();
+        _mm512_storeu_si512((void *)(row + j * 2), _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+      }
+#endif
+      for (; j < n; j++) {
+        row[j * 2] = first[j];
+        row[j * 2 + 1] = second ? second[j] : T{};
+      }
+    }
+    for (j *= PAIR; j < width * PAIR; j++) row[j] = T{};
+  }
+}
+
+template <class T> static inline void pack(const Term<T> &t, i64 column, int n, int width, T *panel) {
+  if (t.layout == NK)
+    pack_nk(t.b + column * t.ldb, t.ldb, n, t.k, width, panel);
+  else
+    pack_kn(t.b + column, t.ldb, n, t.k, width, panel);
+}
+
+// acc[MR][NV] += A[MR, groups * PAIR] * panel
+template <class T, int MR, int NV>
+static inline __attribute__((always_inline)) void multiply(const T *a, i64 lda, const T *panel, i64 groups, int width,
+                                                           Vec<T> (&acc)[MR][NV]) {
+  constexpr int L = LANES<T>;
+  for (i64 g = 0; g < groups; g++) {
+#if defined(__AVX512BF16__) && VECTOR_BYTES == 64
+    if constexpr (sizeof(T) == 2) {
+      __m512bh b[NV];
+      UNROLL for (int v = 0; v < NV; v++) b[v] = (__m512bh)_mm512_loadu_si512((const void *)(panel + (g * width + v * L) * 2));
+      UNROLL for (int m = 0; m < MR; m++) {
+        int32_t two;
+        memcpy(&two, a + m * lda + g * 2, 4);
+        __m512bh x = (__m512bh)_mm512_set1_epi32(two);
+        UNROLL for (int v = 0; v < NV; v++) acc[m][v] = (Vec<T>)_mm512_dpbf16_ps((__m512)acc[m][v], x, b[v]);
+      }
+      continue;
+    }
+#endif
+    constexpr int PAIR = Format<T>::PAIR;
+    for (int p = 0; p < PAIR; p++) {
+      Vec<T> b[NV];
+      UNROLL for (int v = 0; v < NV; v++) {
+        if constexpr (PAIR == 1)
+          b[v] = load<T>(panel + g * width + v * L);
+        else
+          for (int i = 0; i < L; i++) b[v][i] = widen(panel[(g * width + v * L + i) * 2 + p]);
+      }
+      UNROLL for (int m = 0; m < MR; m++) {
+        Vec<T> x = splat<T>(widen(a[m * lda + g * PAIR + p]));
+        UNROLL for (int v = 0; v < NV; v++) acc[m][v] += x * b[v];
+      }
+    }
+  }
+}
+
+// Calls body with MR and NV as constants; the vectors of a narrow last panel beyond its columns are not computed.
+template <class F> static inline __attribute__((always_inline)) void with_rows(int rows, F body) {
+  switch (rows) {
+    case 1: return body(std::integral_constant<int, 1>());
+    case 2: return body(std::integral_constant<int, 2>());
+    case 3: return body(std::integral_constant<int, 3>());
+    case 4: return body(std::integral_constant<int, 4>());
+    case 5: return body(std::integral_constant<int, 5>());
+    default: return body(std::integral_constant<int, 6>());
+  }
+}
+template <class F> static inline __attribute__((always_inline)) void with_vectors(int vectors, F body) {
+  switch (vectors) {
+    case 1: return body(std::integral_constant<int, 1>());
+    case 2: return body(std::integral_constant<int, 2>());
+#if VECTOR_BYTES == 64
+    case 3: return body(std::integral_constant<int, 3>());
+    default: return body(std::integral_constant<int, 4>());
+#else
+    default: return body(std::integral_constant<int, 2>());
+#endif
+  }
+}
+
+template <class T, class O> struct Product {
+  i64 m, n;
+  int terms;
+  Term<T> term[2];
+  O *c;
+  i64 ldc;
+  // added to the product where given: [M, N] sums (the residual stream), a bias [N]; or C itself
+  const Acc<T> *residual;
+  i64 ldr;
+  const Acc<T> *bias;
+  bool accumulate;
+};
+
+template <class T, class O, int MR, int NV>
+static inline void finish(const Product<T, O> &p, i64 row, i64 column, int n, const Vec<T> (&acc)[MR][NV]) {
+  constexpr int L = LANES<T>;
+  UNROLL for (int m = 0; m < MR; m++) {
+    O *c = p.c + (row + m) * p.ldc + column;
+    const Acc<T> *r = p.residual ? p.residual + (row + m) * p.ldr + column : nullptr;
+    const Acc<T> *bias = p.bias ? p.bias + column : nullptr;
+    UNROLL for (int v = 0; v < NV; v++) {
+      if ((v + 1) * L <= n) {
+        Vec<T> sum = acc[m][v];
+        if (r) sum += load<Acc<T>>(r + v * L);
+        if (bias) sum += load<Acc<T>>(bias + v * L);
+        if (p.accumulate) sum += load<O>(c + v * L);
+        store<O>(c + v * L, sum);
+      } else {
+        for (int i = 0; v * L + i < n; i++) {
+          Acc<T> sum = acc[m][v][i];
+          if (r) sum += r[v * L + i];
+          if (bias) sum += bias[v * L + i];
+          if (p.accumulate) sum += widen(c[v * L + i]);
+          narrow(sum, c + v * L + i);
+        }
+      }
+    }
+  }
+}
+
+// At most so many rows of B are packed at a time. A panel then stays in the second-level cache, and a long sum is a sum
+// of shorter ones: adding 49,152 numbers one by one to a float loses three more digits than adding 48 sums of 1,024.
+constexpr i64 PACKED_DEPTH = 1024;
+
+// One panel of columns for rows first..last of A. Terms that fit are packed together and summed in registers; a deeper
+// product is cut, and between the cuts its sums wait in `partial`.
+template <class T, class O, int NV>
+static inline void panel_product(const Product<T, O> &p, i64 column, int n, i64 first, i64 last, T *packed,
+                                 Acc<T> *partial) {
+  constexpr int PAIR = Format<T>::PAIR, L = LANES<T>;
+  const int width = NV * L;
+  struct Part {
+    const T *a, *panel;
+    i64 lda, groups;
+  } parts[2];
+  int waiting = 0, term = 0;
+  i64 from = 0, depth = 0;
+  bool begins = true;
+  while (term < p.terms) {
+    Term<T> part = p.term[term];
+    part.a += from;
+    part.b += from * (part.layout == NK ? 1 : part.ldb);
+    part.k = std::min(PACKED_DEPTH - depth, part.k - from);
+    const i64 groups = (part.k + PAIR - 1) / PAIR;
+    T *panel = packed + depth * width;
+    pack(part, column, n, width, panel);
+    parts[waiting++] = {part.a, panel, part.lda, groups};
+    depth += groups * PAIR;
+    from += part.k;
+    if (from == p.term[term].k) term++, from = 0;
+    const bool ends = term == p.terms;
+    if (!ends && depth < PACKED_DEPTH) continue;
+    for (i64 row = first; row < last; row += ROWS)
+      with_rows((int)std::min<i64>(ROWS, last - row), [&](auto mr) {
+        constexpr int MR = decltype(mr)::value;
+        Acc<T> *wait = partial + (row - first) * width;
+        Vec<T> acc[MR][NV] = {};
+        for (int i = 0; i < waiting; i++)
+          multiply<T, MR, NV>(parts[i].a + row * parts[i].lda, parts[i].lda, parts[i].panel, parts[i].groups, width,
+                              acc);
+        if (!begins)
+          UNROLL for (int i = 0; i < MR * NV; i++) acc[i / NV][i % NV] += load<Acc<T>>(wait + i * L);
+        if (ends)
+          finish<T, O, MR, NV>(p, row, column, n, acc);
+        else
+          UNROLL for (int i = 0; i < MR * NV; i++) store<Acc<T>>(wait + i * L, acc[i / NV][i % NV]);
+      });
+    begins = false, waiting = 0, depth = 0;
+  }
+}
+
+// Memory of one thread that lives as long as the thread; `slot` tells apart what is needed at the same time.
+template <class N> static inline N *scratch(int slot, i64 count) {
+  static thread_local std::vector<char> memory[16];
+  std::vector<char> &own = memory[slot];
+  if (own.size() < count * sizeof(N) + 64) own = std::vector<char>(count * sizeof(N) + 64);
+  return (N *)(((uintptr_t)own.data() + 63) / 64 * 64);
+}
+
+// The work of one thread: its even share of all (panel, rows) in panel order, so that nine panels suit two threads.
+template <class T, class O> static inline void product_share(const Product<T, O> &p, int thread, int threads) {
+  const i64 panels = (p.n + PANEL<T> - 1) / PANEL<T>, blocks = (p.m + ROWS - 1) / ROWS;
+  i64 from = panels * blocks * thread / threads;
+  const i64 to = panels * blocks * (thread + 1) / threads;
+  i64 depth = Format<T>::PAIR * p.terms;
+  for (int t = 0; t < p.terms; t++) depth += p.term[t].k;
+  T *packed = scratch<T>(0, std::min(depth, PACKED_DEPTH + 2) * PANEL<T>);
+  Acc<T> *partial = depth > PACKED_DEPTH ? scratch<Acc<T>>(1, blocks * ROWS * PANEL<T>) : nullptr;
+  while (from < to) {
+    const i64 panel = from / blocks, begin = from % blocks, end = std::min(blocks, begin + to - from);
+    const i64 column = panel * PANEL<T>;
+    const int n = (int)std::min<i64>(PANEL<T>, p.n - column);
+    with_vectors((n + LANES<T> - 1) / LANES<T>, [&](auto nv) {
+      panel_product<T, O, decltype(nv)::value>(p, column, n, begin * ROWS, std::min(end * ROWS, p.m), packed, partial);
+    });
+    from += end - begin;
+  }
+}
+
+template <class T, class O> static inline void product(const Product<T, O> &p, int threads) {
+  if (threads > 1 && p.m * p.n > 4096) {
+#pragma omp parallel num_threads(threads)
+    product_share(p, omp_get_thread_num(), omp_get_num_threads());
+  } else {
+    product_share(p, 0, 1);
+  }
+}
+
+// B [n columns] as consecutive panels, each [groups][PANEL][PAIR] except a narrower last one.
+template <class T> static inline i64 packed_count(i64 n, i64 k) {
+  return (n + PANEL<T> - 1) / PANEL<T> * PANEL<T> * ((k + Format<T>::PAIR - 1) / Format<T>::PAIR * Format<T>::PAIR);
+}
+template <class T> static inline void pack_all(const Term<T> &t, i64 n, T *packed) {
+  const i64 groups = (t.k + Format<T>::PAIR - 1) / Format<T>::PAIR;
+  for (i64 column = 0; column < n; column += PANEL<T>) {
+    const int columns = (int)std::min<i64>(PANEL<T>, n - column);
+    const int width = (columns + LANES<T> - 1) / LANES<T> * LANES<T>;
+    pack(t, column, columns, width, packed + column * groups * Format<T>::PAIR);
+  }
+}
+
+// C[rows, n rounded up to vectors] = or += A * packed B, on one thread: the small products inside attention.
+template <class T>
+static void block_product(const T *a, i64 lda, i64 rows, const T *packed, i64 n, i64 k, Acc<T> *c, i64 ldc, bool add) {
+  constexpr int PAIR = Format<T>::PAIR, L = LANES<T>;
+  const i64 groups = (k + PAIR - 1) / PAIR;
+  for (i64 column = 0; column < n; column += PANEL<T>) {
+    const int vectors = (int)((std::min<i64>(PANEL<T>, n - column) + L - 1) / L);
+    const T *panel = packed + column * groups * PAIR;
+    with_vectors(vectors, [&](auto nv) {
+      constexpr int NV = decltype(nv)::value;
+      for (i64 row = 0; row < rows; row += ROWS)
+        with_rows((int)std::min<i64>(ROWS, rows - row), [&](auto mr) {
+          constexpr int MR = decltype(mr)::value;
+          Vec<T> acc[MR][NV] = {};
+          Acc<T> *out = c + row * ldc + column;
+          multiply<T, MR, NV>(a + row * lda, lda, panel, groups, NV * L, acc);
+          UNROLL for (int m = 0; m < MR; m++)
+            UNROLL for (int v = 0; v < NV; v++) {
+              Acc<T> *to = out + m * ldc + v * L;
+              store<Acc<T>>(to, add ? load<Acc<T>>(to) + acc[m][v] : acc[m][v]);
+            }
+        });
+    });
+  }
+}

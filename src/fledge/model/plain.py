@@ -1,0 +1,177 @@
+"""The kernels in torch alone: for machines without a compiler, and the independent second opinion of the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fledge.model.kernels import Activation, HeadShape, Keys, Layout
+from fledge.model.tokens import TreeTokens
+
+
+class PlainKernels:
+    """See Kernels for what each method does."""
+
+    name = "torch"
+
+    def __init__(self, reason: str, dtype: torch.dtype) -> None:
+        self.reason, self.dtype = reason, dtype
+
+    def linear(
+        self,
+        out: Tensor,
+        x: Tensor,
+        w: Tensor,
+        layout: Layout,
+        *,
+        low: Tensor | None = None,
+        low_w: Tensor | None = None,
+        low_layout: Layout = Layout.KN,
+        residual: Tensor | None = None,
+        bias: Tensor | None = None,
+        accumulate: bool = False,
+    ) -> Tensor:
+        y = x @ (w.t() if layout == Layout.NK else w)
+        if low is not None and low_w is not None:
+            y = y.addmm_(low, low_w.t() if low_layout == Layout.NK else low_w)
+        if residual is not None:
+            y = residual + y
+        if bias is not None:
+            y = y + bias
+        return out.add_(y) if accumulate else out.copy_(y)
+
+    def norm(
+        self, out: Tensor, x: Tensor, weight: Tensor, eps: float, scale: Tensor, *, heads: int = 1, residual: Any = None
+    ) -> None:
+        wide = x.to(scale.dtype).unflatten(-1, (heads, -1))
+        scale.copy_(torch.rsqrt(wide.pow(2).mean(-1) + eps))
+        y = (wide * scale[..., None] * weight).flatten(1)
+        out.copy_(y if residual is None else y + residual)
+
+    def norm_grad(
+        self,
+        dx: Tensor,
+        dy: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        *,
+        heads: int = 1,
+        accumulate: bool = False,
+        rounded: Tensor | None = None,
+    ) -> None:
+        unit = x.to(scale.dtype).unflatten(-1, (heads, -1)) * scale[..., None]
+        weighted = dy.to(scale.dtype).unflatten(-1, (heads, -1)) * weight
+        grad = ((weighted - unit * (weighted * unit).mean(-1, keepdim=True)) * scale[..., None]).flatten(1)
+        if accumulate:
+            grad = grad + dx
+        dx.copy_(grad)
+        if rounded is not None:
+            rounded.copy_(grad)
+
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor, *, width: int, back: bool = False) -> None:
+        first, second = x.to(cos.dtype).unflatten(-1, (-1, 2, width // 2)).unbind(2)
+        c, s = cos[:, None], (-sin if back else sin)[:, None]
+        x.copy_(torch.stack([first * c - second * s, second * c + first * s], dim=2).flatten(1))
+
+    def gated(self, gate_up: Tensor, kind: Activation, out: Tensor, dy: Tensor | None = None) -> None:
+        with torch.enable_grad():
+            both = gate_up.detach().to(torch.promote_types(gate_up.dtype, torch.float32)).requires_grad_()
+            gate, up = both.chunk(2, dim=-1)
+            f = functional.silu(gate) if kind == Activation.SILU else functional.gelu(gate, approximate="tanh")
+            y = f * up
+            if dy is not None:
+                gate_up.copy_(torch.autograd.grad(y, both, dy.to(y.dtype), retain_graph=True)[0])
+        out.copy_(y.detach())
+
+    def round(self, x: Tensor, out: Tensor) -> None:
+        out.copy_(x)
+
+    def attention(self, out: Tensor, lse: Tensor, q: Tensor, keys: Keys, tree: TreeTokens, shape: HeadShape) -> None:
+        k, v = self._all_keys(keys)
+        for start, end, visible, which in _sights(tree, shape):
+            out[start:end] = _attend(q[start:end], k[which], v[which], visible, shape)
+
+    def attention_grad(
+        self,
+        grads: tuple[Tensor, Tensor, Tensor],
+        dout: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        q: Tensor,
+        keys: Keys,
+        tree: TreeTokens,
+        shape: HeadShape,
+        dcontext: Tensor | None = None,
+    ) -> None:
+        k, v = self._all_keys(keys)
+        dk, dv = torch.zeros_like(k, dtype=lse.dtype), torch.zeros_like(v, dtype=lse.dtype)
+        for start, end, visible, which in _sights(tree, shape):
+            with torch.enable_grad():
+                inputs = [part.detach().requires_grad_() for part in (q[start:end], k[which], v[which])]
+                attended = _attend(*inputs, visible, shape)  # type: ignore[call-arg, arg-type]
+                dq_node, dk_node, dv_node = torch.autograd.grad(attended, inputs, dout[start:end])
+            grads[0][start:end] = dq_node
+            dk.index_add_(0, which, dk_node.to(dk.dtype))
+            dv.index_add_(0, which, dv_node.to(dv.dtype))
+        for grad, total in zip(grads[1:], (dk, dv), strict=True):
+            grad.copy_(total[tree.num_context :])
+        if dcontext is not None:
+            dcontext.add_(torch.stack([dk[: tree.num_context], dv[: tree.num_context]]))
+
+    @staticmethod
+    def _all_keys(keys: Keys) -> tuple[Tensor, Tensor]:
+        if keys.context_k is None or keys.context_v is None:
+            return keys.k, keys.v
+        return torch.cat([keys.context_k, keys.k]), torch.cat([keys.context_v, keys.v])
+
+    def log_softmax(self, logits: Tensor, target: Tensor, softcap: float, logps: Tensor, *, gradient: bool) -> Tensor:
+        if softcap:
+            logits.div_(softcap).tanh_().mul_(softcap)
+        norm, wanted = logits.logsumexp(-1, keepdim=True), logits.gather(-1, target[:, None])
+        logps.copy_((wanted - norm)[:, 0])
+        if not gradient:
+            return logits
+        minus_p = (logits - norm).exp_().neg_()
+        minus_p.scatter_add_(-1, target[:, None], torch.ones_like(wanted))
+        if softcap:
+            minus_p.mul_(1 - (logits / softcap).square())
+        return minus_p.to(self.dtype)
+
+
+def _sights(tree: TreeTokens, shape: HeadShape) -> list[tuple[int, int, Tensor, Tensor]]:
+    """Return (start, end, visible [own, keys], key numbers) of every node."""
+    found = []
+    span_positions = tree.span_S3.tolist()
+    for start, end, position, first, last in tree.node_B5.tolist():
+        spans = [*span_positions[first:last], [tree.num_context + start, end - start, position]]
+        which = torch.cat([torch.arange(a, a + n) for a, n, _ in spans])
+        key_position = torch.cat([torch.arange(p, p + n) for _, n, p in spans])
+        own_position = torch.arange(position, position + end - start)[:, None]
+        visible = key_position <= own_position
+        if shape.window:
+            visible &= key_position > own_position - shape.window
+        found.append((start, end, visible, which))
+    return found
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, shape: HeadShape) -> Tensor:
+    """Return [n, heads * width]: soft-max attention of some queries over some keys."""
+    groups = shape.heads // shape.kv_heads
+    q, k, v = (x.unflatten(-1, (-1, shape.width)).transpose(0, 1) for x in (q, k, v))
+    if not shape.softcap:
+        y = functional.scaled_dot_product_attention(
+            q[None], k[None], v[None], attn_mask=visible, scale=shape.scale, enable_gqa=groups > 1
+        )[0]
+    else:
+        k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
+        scores = shape.softcap * torch.tanh((q @ k.transpose(1, 2)) * (shape.scale / shape.softcap))
+        y = scores.masked_fill(~visible, -torch.inf).softmax(-1, dtype=sums_of(scores)).to(v.dtype) @ v
+    return y.transpose(0, 1).flatten(1)
+
+
+def sums_of(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)

@@ -1,0 +1,49 @@
+"""The tokens of a tree as a model reads them.
+
+Shapes: N own tokens, C tokens of a context computed earlier, B nodes, S spans. Keys are counted through the context
+first and then through the own tokens, 0..C+N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TreeTokens:
+    """ids_N, position_N: the tokens and their places in their sequences.
+
+    node_B5: own tokens start:end, the first one's position, and the rows first:end of span_S3 that are its ancestors.
+    span_S3: (start, length, position) of consecutive ancestor keys. A node sees its spans whole and itself causally.
+    """
+
+    ids_N: Tensor
+    position_N: Tensor
+    node_B5: Tensor
+    span_S3: Tensor
+    num_context: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return self.ids_N.shape[0]
+
+    def nodes(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+        """Yield (start, end, ancestors), the ancestors as ranges of keys start:end."""
+        spans = [(start, start + length) for start, length, _ in self.span_S3.tolist()]
+        for start, end, _, first, last in self.node_B5.tolist():
+            yield start, end, spans[first:last]
+
+
+def single(ids: Tensor, position: int = 0) -> TreeTokens:
+    """Return one sequence, nothing shared."""
+    count = ids.shape[0]
+    return TreeTokens(
+        ids_N=ids,
+        position_N=torch.arange(position, position + count),
+        node_B5=torch.tensor([[0, count, position, 0, 0]]),
+        span_S3=torch.zeros(0, 3, dtype=torch.int64),
+    )

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
 from torch.nn import functional
 
-from fledge.objective import OBJECTIVES
 from fledge.model import head as lm_head
-from fledge.model.head import token_logps
+from fledge.model.compiled import kernels_for
+from fledge.model.kernels import Kernels
+from fledge.model.plain import PlainKernels
+from fledge.objective import OBJECTIVES
 from fledge.objective.scored import Scored
 from fledge.objective.sft import sft
 
 U, D, V = 37, 24, 211
 
 
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs with the compiled kernels and with those in torch."""
+    monkeypatch.setattr(sys.modules[__name__], "KIND", request.param)
+
+
+KIND = ""
+
+
+def token_logps(hidden: torch.Tensor, head: torch.Tensor, target: torch.Tensor, softcap: float = 0) -> torch.Tensor:
+    kernels: Kernels = kernels_for(head.dtype) if KIND == "compiled" else PlainKernels("test", head.dtype)
+    assert kernels.name == KIND
+    return lm_head.token_logps(hidden, head, target, kernels=kernels, softcap=softcap)
+
+
 def plain(hidden: torch.Tensor, head: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return functional.log_softmax((hidden @ head.t()).float(), dim=-1).gather(-1, target[:, None])[:, 0]
+    return functional.log_softmax(hidden.float() @ head.float().t(), dim=-1).gather(-1, target[:, None])[:, 0]
 
 
 def drawn(dtype: torch.dtype, *, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -33,7 +51,7 @@ def drawn(dtype: torch.dtype, *, scale: float = 1.0) -> tuple[torch.Tensor, torc
 def test_values_and_gradients_are_log_softmaxs(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, rows_per_tile: int
 ) -> None:
-    monkeypatch.setattr(logprobs, "TILE_BYTES", rows_per_tile * 4 * V)
+    monkeypatch.setattr(lm_head, "tile_rows", lambda vocab: rows_per_tile)
     hidden, head, target = drawn(dtype)
     scale = torch.linspace(-1, 1, U)
     ours, theirs = (hidden.clone().requires_grad_() for _ in range(2))

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from fledge.errors import TrainError
-from fledge.model import lora
 from fledge.model.load import CausalModel
 from fledge.objective.sft import sft
 from fledge.training import checkpoint, log
@@ -46,7 +45,7 @@ class Run:
     def begin(cls, folder: Path, checkpoints: Path, *, dropout: float = 0.2) -> Run:
         torch.manual_seed(0)
         model = load_tiny(folder, dropout=dropout)
-        parameters = lora.trainable(model.network)
+        parameters = model.parameters()
         optimizer = adamw(parameters, weight_decay=0.01)
         found = checkpoint.latest(checkpoints)
         first = (
@@ -137,7 +136,7 @@ def test_ctrl_c_waits_for_the_step_and_writes_its_state(
     with pytest.raises(KeyboardInterrupt):
         run.go(on_step=[press], checkpoint_s=1e9)
     assert signal.getsignal(signal.SIGINT) is handler
-    assert not run.model.network.training
+    assert not run.model._training
     resumed = Run.begin(folder, tmp_path)
     assert resumed.first_step == at
     resumed.go(checkpoint_s=1e9)
@@ -173,7 +172,7 @@ def test_a_non_finite_step_stops_the_run_and_changes_nothing(folder: Path, tmp_p
         seen.append(step)
         if step.step == 3:
             with torch.no_grad():
-                run.model.network.get_parameter("model.layers.1.mlp.down_proj.base.weight")[3, 5] = poison
+                run.model.decoder.blocks[1].weights["down"][3, 5] = poison
 
     before: dict[str, torch.Tensor] = {}
     with pytest.raises(TrainError, match=r"loss is (nan|inf).*step 4") as caught:
@@ -215,7 +214,7 @@ def test_gradients_are_clipped_to_the_norm(folder: Path) -> None:
     found = []
     for by_hand in (False, True):
         model = load_tiny(folder)
-        parameters = lora.trainable(model.network)
+        parameters = model.parameters()
         optimizer = torch.optim.SGD(parameters.values(), lr=0.0)
         plan = Plan(1, 0, Schedule(0.5, 1, 0.0), 0.01, 1e9, lambda step: None)
         if by_hand:

@@ -139,7 +139,7 @@ def _input(example: Example) -> list[int]:
 
 
 def _cut(inputs: Sequence[list[int]], order: Sequence[int], max_tokens: int, *, free: int) -> list[list[int]]:
-    """Return runs of `order` of at most `max_tokens` distinct tokens each; the first `free` of every row cost nothing."""
+    """Return runs of `order` of at most `max_tokens` distinct tokens each; the first `free` of a row cost nothing."""
     parts: list[list[int]] = [[]]
     tokens = 0
     for i in order:

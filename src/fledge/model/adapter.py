@@ -33,6 +33,7 @@ _OFF: dict[str, Any] = {
     "peft_type": "LORA",
     "bias": "none",
     "fan_in_fan_out": False,
+    "use_dora": False,
     "lora_bias": False,
     "modules_to_save": None,
     "rank_pattern": {},
@@ -50,10 +51,10 @@ class Adapter:
     rank: int
     alpha: float
     use_rslora: bool
-    use_dora: bool
     target_modules: tuple[str, ...]
     base_name: str
     tensors: dict[str, NDArray[np.float32]]
+    use_dora: bool = False
 
     @property
     def scale(self) -> float:

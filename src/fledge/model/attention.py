@@ -1,42 +1,25 @@
-"""Attention over a token tree, exact, without a T x T mask.
+"""Attention over a token tree inside transformers' own models, through their public AttentionInterface.
 
-Each node attends to its ancestors and, causally, to itself. Gradients of shared keys and values are the sum over the
-branches, which autograd gives because there is one tensor of them. It enters transformers through the public
-AttentionInterface, so the model code stays theirs.
+Each node attends to its ancestors and, causally, to itself; there is no T x T mask. Gradients of shared keys and values
+are the sum over the branches, which autograd gives because there is one tensor of them. On a CUDA device a tree of many
+tokens goes through FlexAttention, whose blocks skip what no token sees; a CPU has no backward pass for that.
 
 Shapes: N tokens in the tree, H query heads, K key/value heads, W head width, B nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fledge.model.tokens import TreeTokens
+
 NAME = "fledge_tree"
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One node: its tokens start:end, the tokens of its ancestors, and which of all these each own token may see."""
-
-    start: int
-    end: int
-    ancestors: tuple[tuple[int, int], ...]
-    visible: Tensor | None
-
-    @classmethod
-    def of(cls, start: int, end: int, ancestors: Sequence[tuple[int, int]]) -> Branch:
-        """Return the branch; `visible` [own, ancestors + own] is None for a root, where plain causality is enough."""
-        if not ancestors:
-            return cls(start, end, (), None)
-        own, before = end - start, sum(b - a for a, b in ancestors)
-        visible = torch.ones(own, before + own, dtype=torch.bool).tril(diagonal=before)
-        return cls(start, end, tuple(ancestors), visible)
+# Below so many tokens FlexAttention's blocks of 128 cost more than they save.
+FLEX_TOKENS = 1024
 
 
 def tree_attention(
@@ -46,29 +29,92 @@ def tree_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    tree: Sequence[Branch],
+    tree: TreeTokens,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Return the attention output [1, N, H, W] of query [1, H, N, W], key and value [1, K, N, W] over `tree`."""
-    assert attention_mask is None, "the tree is the mask"
+    assert tree.num_context == 0, "transformers' models keep no context"
+    if query.is_cuda and tree.num_tokens >= FLEX_TOKENS and not softcap:
+        return flex_attention(query, key, value, tree, scaling=scaling, window=sliding_window).transpose(1, 2), None
     outputs = []
-    for branch in tree:
-        spans = (*branch.ancestors, (branch.start, branch.end))
+    for (start, end, _a), (own, keys) in zip(tree.nodes(), _places(tree), strict=True):
+        visible = key_is_seen(own, keys, sliding_window).to(query.device)
+        which = keys[1].to(query.device)
+        q, k, v = query[:, :, start:end], key[:, :, which], value[:, :, which]
         outputs.append(
-            functional.scaled_dot_product_attention(
-                query[:, :, branch.start : branch.end],
-                _gather(key, spans),
-                _gather(value, spans),
-                attn_mask=branch.visible,
-                is_causal=branch.visible is None,
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
+            _capped(q, k, v, visible, scaling, softcap)
+            if softcap
+            else functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=visible, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
-def _gather(tensor: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
-    parts = [tensor[:, :, start:end] for start, end in spans]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+def _places(tree: TreeTokens) -> list[tuple[Tensor, tuple[Tensor, Tensor]]]:
+    """Return for every node its tokens' positions, and (positions, numbers) of the keys that it may look at."""
+    spans = tree.span_S3.tolist()
+    found = []
+    for start, end, position, first, last in tree.node_B5.tolist():
+        runs = [*spans[first:last], [start, end - start, position]]
+        positions = torch.cat([torch.arange(p, p + n) for _, n, p in runs])
+        numbers = torch.cat([torch.arange(s, s + n) for s, n, _ in runs])
+        found.append((torch.arange(position, position + end - start), (positions, numbers)))
+    return found
+
+
+def key_is_seen(own: Tensor, keys: tuple[Tensor, Tensor], window: int | None) -> Tensor:
+    """Return which keys [keys] each own token [n] sees: not after itself, and not further back than `window`."""
+    visible = keys[0] <= own[:, None]
+    return visible & (keys[0] > own[:, None] - window) if window else visible
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scaling: float | None, softcap: float) -> Tensor:
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = softcap * torch.tanh(q @ k.transpose(2, 3) * ((scaling or q.shape[-1] ** -0.5) / softcap))
+    precise = torch.promote_types(q.dtype, torch.float32)
+    return scores.masked_fill(~visible, -torch.inf).softmax(-1, dtype=precise).to(v.dtype) @ v
+
+
+def flex_attention(
+    query: Tensor, key: Tensor, value: Tensor, tree: TreeTokens, *, scaling: float | None, window: int | None
+) -> Tensor:
+    """Return the attention output [1, H, N, W] by FlexAttention (Dong et al. 2024, arXiv 2412.05496).
+
+    A token sees another where that one's node lies on its way from the root: first <= number < beyond in the order of a
+    walk through the tree, and its position is not later.
+    """
+    from torch.nn.attention import flex_attention as flex
+
+    first_N, beyond_N = (x.to(query.device) for x in _walk(tree))
+    position_N = tree.position_N.to(query.device)
+
+    def seen(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        above = (first_N[k] <= first_N[q]) & (first_N[q] < beyond_N[k]) & (position_N[k] <= position_N[q])
+        return above & (position_N[k] > position_N[q] - window) if window else above
+
+    count = tree.num_tokens
+    mask = flex.create_block_mask(seen, None, None, count, count, device=str(query.device))
+    run = torch.compile(flex.flex_attention, dynamic=True) if query.is_cuda else flex.flex_attention
+    output: Tensor = run(query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    return output
+
+
+def _walk(tree: TreeTokens) -> tuple[Tensor, Tensor]:
+    """Return for every token its node's number in a walk through the tree, and the first number beyond its subtree.
+
+    Nodes lie parents first and children right behind, so the order in memory is such a walk.
+    """
+    nodes = tree.node_B5.tolist()
+    spans = tree.span_S3.tolist()
+    number_at = {start: b for b, (start, *_) in enumerate(nodes)}
+    beyond = list(range(1, len(nodes) + 1))
+    for b in reversed(range(len(nodes))):
+        for start, _, _ in spans[nodes[b][3] : nodes[b][4]]:
+            beyond[number_at[start]] = max(beyond[number_at[start]], beyond[b])
+    sizes = torch.tensor([end - start for start, end, *_ in nodes])
+    return torch.arange(len(nodes)).repeat_interleave(sizes), torch.tensor(beyond).repeat_interleave(sizes)

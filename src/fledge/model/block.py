@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fledge.model.decoder import Block
-from fledge.model.kernels import Activation, Kernels, Keys, Layout
+from fledge.model.kernels import Kernels, Keys, Layout
 from fledge.model.sites import Site
+from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
 from fledge.model.workspace import Saved, Scratch
 
@@ -91,7 +92,7 @@ def backward(
     *,
     last: bool,
 ) -> None:
-    """Turn dx [N, D] (sums), the gradient by the layer's output, into that by its input; add to the adapters' gradients.
+    """Turn dx [N, D] (sums), the gradient by the layer's output, into that by its input; add to those of adapters.
 
     scratch.rounded holds dx in T before and after. `extra` [2, N, kv_heads * width]: gradients by this layer's keys and
     values that came from elsewhere. With `last` nothing below is trained, and dx is not finished.
@@ -135,7 +136,7 @@ def backward(
 
 
 def _split(qkv: Tensor, q_width: int, k_width: int, context: KeyValues | None) -> tuple[Tensor, Keys]:
-    q, k, v = qkv.split([q_width, k_width, k_width], dim=1)
+    q, k, v = torch.split(qkv, [q_width, k_width, k_width], dim=1)
     return q, Keys(k, v, context.k if context else None, context.v if context else None)
 
 
@@ -175,9 +176,9 @@ def _add_to_stream(
     masks: Masks,
 ) -> None:
     """out = stream + projection of x, normed before it is added where the family does so."""
-    weight, y, part = (
-        (block.norm_attn_out, saved.attn_out, "attn_out") if name == "o" else (block.norm_ffn_out, saved.ffn_out, "ffn_out")
-    )
+    part = "attn_out" if name == "o" else "ffn_out"
+    weight = block.norm_attn_out if name == "o" else block.norm_ffn_out
+    y = saved.attn_out if name == "o" else saved.ffn_out
     if weight is None or y is None:
         _project(s, block, name, sites, x, saved, out, masks, residual=stream)
         return
@@ -225,8 +226,16 @@ def _back(
 
 
 def _learn(
-    s: Setting, name: str, sites: dict[str, Site], x: Tensor, dy: Tensor, saved: Saved, dlow: Tensor | None, masks: Masks
+    s: Setting,
+    name: str,
+    sites: dict[str, Site],
+    x: Tensor,
+    dy: Tensor,
+    saved: Saved,
+    dlow: Tensor | None,
+    masks: Masks,
 ) -> None:
+    """Add to the gradients of a site's adapter, where it has one."""
     site = sites.get(name)
     if site is not None and dlow is not None:
         site.learn(s.kernels, x * masks[name] if name in masks else x, dy, saved.low[name], dlow)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -72,6 +71,11 @@ class CausalModel(ABC):
         """The output matrix [V, D]."""
 
     @property
+    def has_trunks(self) -> bool:
+        """Whether pieces of a step can stand on tokens that were computed before."""
+        return True
+
+    @property
     def logit_softcap(self) -> float:
         return 0.0
 
@@ -102,8 +106,3 @@ class CausalModel(ABC):
             raise ModelError("model.bad_adapter", f"{len(odd)} tensors do not match the model, for one {odd[0]}.")
         for name, tensor in own.items():
             tensor.copy_(torch.from_numpy(adapter.tensors[name]))
-
-
-@contextmanager
-def nothing() -> Iterator[None]:
-    yield None

@@ -49,7 +49,7 @@ def compiled(dtype: torch.dtype) -> Compiled:
     """Return the kernels for `dtype`, from the cache or newly compiled (some ten seconds)."""
     if os.environ.get("FLEDGE_KERNELS") == "plain":
         return Compiled(None, "FLEDGE_KERNELS=plain")
-    compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         return Compiled(None, "no C++ compiler (g++) is installed")
     openmp = _loaded_openmp()

@@ -39,7 +39,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Decoder:
-    """embedding_VD and head_VD are one tensor where they are tied. inverse_frequencies: rotary, [width / 2] in float64."""
+    """embedding_VD and head_VD are one tensor where they are tied. inverse_frequencies: [width / 2] in float64."""
 
     shape: Shape
     dtype: torch.dtype

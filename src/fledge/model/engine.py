@@ -128,7 +128,7 @@ class Engine(CausalModel):
             run.release()
 
     def take_workspace(self, num_tokens: int, *, keep: bool) -> Workspace:
-        """Return a workspace that nobody uses, with room for `num_tokens`; a larger one replaces one that is too small."""
+        """Return a workspace that nobody uses, with room for `num_tokens`; a larger one replaces a smaller one."""
         ranks = {} if self.sites is None else self.sites.ranks
         layers = self.shape.num_layers
         if not keep:
@@ -210,7 +210,7 @@ class _Pass:
         assert self.work is not None
         shape, n = self.engine.shape, self.tokens.num_tokens
         qkv = [self.work.saved(layer, n).qkv for layer in range(shape.num_layers)]
-        keys = [x[:, shape.query_width :].split(shape.key_width, dim=1) for x in qkv]
+        keys = [torch.split(x[:, shape.query_width :], shape.key_width, dim=1) for x in qkv]
         grads = torch.zeros(shape.num_layers, 2, n, shape.key_width, dtype=self.hidden.dtype) if learns else None
         return Context(self.hidden.detach().requires_grad_(learns), [(k, v) for k, v in keys], grads)
 

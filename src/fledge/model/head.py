@@ -55,7 +55,9 @@ def tile_rows(vocab_size: int) -> int:
     return max(MIN_ROWS, TILE_BYTES // (4 * vocab_size))
 
 
-def token_logps(hidden_UD: Tensor, head_VD: Tensor, target_U: Tensor, *, kernels: Kernels, softcap: float = 0) -> Tensor:
+def token_logps(
+    hidden_UD: Tensor, head_VD: Tensor, target_U: Tensor, *, kernels: Kernels, softcap: float = 0
+) -> Tensor:
     """Return log p(target | hidden) [U] under softmax(hidden head^T), float32 at least. `head_VD` is frozen.
 
     With `softcap` c the logits are c tanh(logits / c).

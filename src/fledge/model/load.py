@@ -1,21 +1,215 @@
 """Weights -> a model ready for the token tree: the engine for the Llama family, transformers' own for all others.
 
-The one door to transformers.
+The one door to transformers, which is loaded only where the plain path is taken.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fledge.errors import ModelError
+from fledge.model import attention, lora
 from fledge.model.causal import CausalModel
-from fledge.model.decoder import read_decoder
+from fledge.model.compiled import kernels_for
+from fledge.model.decoder import inverse_frequencies, read_decoder
 from fledge.model.engine import Engine
-from fledge.model.kernels import kernels_for
+from fledge.model.head import token_logps
+from fledge.model.kernels import Kernels
+from fledge.model.lora import LoraSettings
+from fledge.model.shape import Shape
+from fledge.model.tokens import TreeTokens
 from fledge.model.weights import Weights
 
-__all__ = ["CausalModel", "load_model"]
+# How far two ways to the same numbers may differ, relative to the largest: float32 rounding over some layers.
+SAME = 1e-3
 
 
-def load_model(weights: Weights, *, dtype: torch.dtype) -> CausalModel:
-    """Return the model of `weights` in `dtype`, frozen, without an adapter."""
-    return Engine(read_decoder(weights, dtype=dtype), kernels_for(dtype))
+def load_model(weights: Weights, *, dtype: torch.dtype, plain: str = "") -> CausalModel:
+    """Return the model of `weights` in `dtype`, frozen, without an adapter.
+
+    It is the engine where the architecture is one of its own; `plain` is a reason, in words, to take the plain path.
+    """
+    if not plain:
+        return Engine(read_decoder(weights, dtype=dtype), kernels_for(dtype))
+    return PlainModel(_llama(weights, dtype), weights.shape, dtype, kernels_for(dtype), reason=plain)
+
+
+class PlainModel(CausalModel):
+    """transformers' own model with adapters beside its linear layers. See CausalModel.
+
+    Shared prefixes are computed once where the model lets its attention be replaced, which is tried out on a small tree
+    before it is relied on; else every row is computed by itself. The same goes for the LM head.
+    """
+
+    def __init__(self, network: Any, shape: Shape, dtype: torch.dtype, kernels: Kernels, *, reason: str) -> None:
+        self.network, self.shape, self.dtype, self._kernels = (
+            network.eval().requires_grad_(False),
+            shape,
+            dtype,
+            kernels,
+        )
+        self.settings: LoraSettings | None = None
+        self._by_tree = bool(getattr(network, "_supports_attention_backend", False)) and self._same(self._tree_hidden)
+        self._head_is_plain = self._head_gives_the_logits()
+        shares = "shared prefixes once" if self._by_tree else "row by row"
+        self.path = f"plain path ({reason}): transformers' own {type(network).__name__}, {shares}"
+
+    def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
+        self.settings = settings
+        lora.inject(self.network, settings, seed=seed)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return dict(lora.matrices(self.network))
+
+    def gradients(self) -> dict[str, Tensor]:
+        return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in lora.matrices(self.network).items()}
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        return dict(lora.matrices(self.network))
+
+    def train(self, on: bool = True) -> None:
+        self.network.train(on)
+
+    def disabled(self) -> AbstractContextManager[None]:
+        return lora.disabled(self.network)
+
+    def on_trunk(self, tokens: TreeTokens) -> AbstractContextManager[Any]:
+        raise AssertionError("the plain path keeps no context; its pieces are made without a trunk")
+
+    @property
+    def has_trunks(self) -> bool:
+        return False
+
+    @property
+    def head(self) -> Tensor:
+        weight: Tensor = self.network.get_output_embeddings().weight
+        return weight
+
+    @property
+    def logit_softcap(self) -> float:
+        return float(getattr(self.network.config, "final_logit_softcapping", None) or 0.0)
+
+    def hidden(self, tokens: TreeTokens, context: Any = None) -> Tensor:
+        """Return the last hidden states [N, D], or the logits [N, V] where the head is more than a product."""
+        return self._tree_hidden(tokens) if self._by_tree else self._row_hidden(tokens)
+
+    def token_logps(self, hidden_UD: Tensor, target_U: Tensor) -> Tensor:
+        if self._head_is_plain:
+            return token_logps(hidden_UD, self.head, target_U, kernels=self._kernels, softcap=self.logit_softcap)
+        precise = torch.promote_types(hidden_UD.dtype, torch.float32)
+        return functional.log_softmax(hidden_UD.to(precise), -1).gather(-1, target_U[:, None])[:, 0]
+
+    def logits(self, hidden_UD: Tensor) -> Tensor:
+        return super().logits(hidden_UD) if self._head_is_plain else hidden_UD
+
+    _head_is_plain = True
+
+    def _outputs(self, **inputs: Any) -> Tensor:
+        if not self._head_is_plain:
+            logits: Tensor = self.network(use_cache=False, **inputs).logits[0]
+            return logits
+        hidden: Tensor = self.network.base_model(use_cache=False, **inputs).last_hidden_state[0]
+        return hidden
+
+    def _tree_hidden(self, tokens: TreeTokens) -> Tensor:
+        own = self.network.config._attn_implementation
+        self.network.set_attn_implementation(attention.NAME)
+        try:
+            return self._outputs(input_ids=tokens.ids_N[None], position_ids=tokens.position_N[None], tree=tokens)
+        finally:
+            self.network.set_attn_implementation(own)
+
+    def _row_hidden(self, tokens: TreeTokens) -> Tensor:
+        """Compute every way from the root to a leaf by itself; a shared token's state is taken from the first of them."""
+        ways = [[*((a, b) for a, b in above), (start, end)] for start, end, above in tokens.nodes()]
+        inner = {run for way in ways for run in way[:-1]}
+        pieces: dict[tuple[int, int], Tensor] = {}
+        for way in ways:
+            if way[-1] in inner:
+                continue
+            ids = torch.cat([tokens.ids_N[a:b] for a, b in way])
+            states = self._outputs(input_ids=ids[None]).split([b - a for a, b in way])
+            for run, state in zip(way, states, strict=True):
+                pieces.setdefault(run, state)
+        return torch.cat([pieces[run] for run in sorted(pieces)])
+
+    @torch.no_grad()
+    def _same(self, tree_hidden: Callable[[TreeTokens], Tensor]) -> bool:
+        """Whether a small tree gives what its rows give one by one."""
+        try:
+            found, expected = tree_hidden(_small_tree()), self._row_hidden(_small_tree())
+        except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError, AssertionError):
+            return False
+        return _close(found, expected)
+
+    @torch.no_grad()
+    def _head_gives_the_logits(self) -> bool:
+        """Whether the logits are the hidden states times the head, soft-capped at most."""
+        ids = _small_tree().ids_N[None]
+        head = self.network.get_output_embeddings()
+        if getattr(head, "weight", None) is None or getattr(head, "bias", None) is not None:
+            return False
+        hidden = self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        return _close(super().logits(hidden), self.network(input_ids=ids, use_cache=False).logits[0])
+
+
+def _small_tree() -> TreeTokens:
+    """Four tokens, behind which two branches of three and four stand."""
+    return TreeTokens(
+        ids_N=torch.tensor([1, 5, 3, 7, 2, 4, 6, 8, 1, 9, 5]),
+        position_N=torch.tensor([0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 7]),
+        node_B5=torch.tensor([[0, 4, 0, 0, 0], [4, 7, 4, 0, 1], [7, 11, 4, 1, 2]]),
+        span_S3=torch.tensor([[0, 4, 0], [0, 4, 0]]),
+    )
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape:
+        return False
+    tolerance = SAME if expected.dtype in (torch.float32, torch.float64) else 0.1
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+def _llama(weights: Weights, dtype: torch.dtype) -> Any:
+    """Return transformers' LlamaForCausalLM with `weights`, tensor by tensor so that float32 is never held whole."""
+    from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+
+    AttentionInterface.register(attention.NAME, attention.tree_attention)
+    shape = weights.shape
+    if shape.architecture != "llama":
+        raise ModelError(
+            "model.unsupported",
+            f"the plain path cannot build a '{shape.architecture}' model from this file.",
+            where=str(weights.path),
+            remedy="Use its Hugging Face folder, or leave train.dora off.",
+        )
+    config = LlamaConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.width,
+        intermediate_size=shape.ffn_width,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        head_dim=shape.head_width,
+        max_position_embeddings=shape.context_tokens,
+        rms_norm_eps=shape.norm_eps,
+        tie_word_embeddings=shape.tied,
+        attn_implementation="sdpa",
+    )
+    with torch.device("meta"):
+        network: Any = LlamaForCausalLM(config)
+    state = {name: torch.from_numpy(weights.read(name)).to(dtype) for name in weights.names()}
+    missing, unexpected = network.load_state_dict(state, strict=False, assign=True)
+    assert not unexpected, f"tensors that the model does not know: {unexpected}"
+    if shape.tied:
+        network.tie_weights()
+        missing = [name for name in missing if name != "lm_head.weight"]
+    assert not missing, f"tensors that were not read: {missing}"
+    network.model.rotary_emb.inv_freq = inverse_frequencies(shape).float()
+    return network

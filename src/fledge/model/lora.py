@@ -23,7 +23,7 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The knobs of an adapter. `targets` are last names of linear layers, `layers` the number of top layers (None: all).
+    """The knobs of an adapter. `targets` are last names of linear layers, `layers` how many top layers (None: all).
 
     rslora: scale by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732). dora: train a magnitude per output too
     (Liu et al. 2024, arXiv 2402.09353).
@@ -79,11 +79,14 @@ class LoraLinear(nn.Module):
         a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
         dropped = functional.dropout(x, self.dropout, self.training)
         if self.lora_magnitude_vector is not None:
-            # Without dropout base and update share one normalised direction; the norm counts as a constant.
             direction = functional.linear(functional.linear(dropped, a), b) * self.scale
             norm = self._norm()
             gain = (self.lora_magnitude_vector / norm).to(x.dtype)
-            base = y if dropped is x or not (self.dropout and self.training) else functional.linear(dropped, self.base.weight)
+            base = (
+                y
+                if dropped is x or not (self.dropout and self.training)
+                else functional.linear(dropped, self.base.weight)
+            )
             y = y + (gain - 1) * base + gain * direction
         else:
             y = y.add(functional.linear(functional.linear(dropped, a), b), alpha=self.scale)
@@ -92,7 +95,9 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def _norm(self) -> Tensor:
         """Return the length [out] of every row of W + scale B A."""
-        return (self.base.weight.to(self.lora_A.dtype) + self.scale * (self.lora_B @ self.lora_A)).norm(dim=1)
+        merged = self.base.weight.to(self.lora_A.dtype) + self.scale * (self.lora_B @ self.lora_A)
+        length: Tensor = torch.linalg.vector_norm(merged, dim=1)
+        return length
 
 
 def inject(network: nn.Module, settings: LoraSettings, *, seed: int) -> int:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fledge.model.kernels import Activation, HeadShape, Keys, Layout
+from fledge.model.kernels import HeadShape, Keys, Layout
+from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
 
 
@@ -34,9 +35,12 @@ class PlainKernels:
         bias: Tensor | None = None,
         accumulate: bool = False,
     ) -> Tensor:
+        if out.dtype != self.dtype and residual is None:
+            # Logits and gradients of adapters: worth more than the compute dtype's eight bits.
+            x, w = x.to(out.dtype), w.to(out.dtype)
         y = x @ (w.t() if layout == Layout.NK else w)
         if low is not None and low_w is not None:
-            y = y.addmm_(low, low_w.t() if low_layout == Layout.NK else low_w)
+            y = y.addmm_(low.to(y.dtype), (low_w.t() if low_layout == Layout.NK else low_w).to(y.dtype))
         if residual is not None:
             y = residual + y
         if bias is not None:
@@ -46,7 +50,7 @@ class PlainKernels:
     def norm(
         self, out: Tensor, x: Tensor, weight: Tensor, eps: float, scale: Tensor, *, heads: int = 1, residual: Any = None
     ) -> None:
-        wide = x.to(scale.dtype).unflatten(-1, (heads, -1))
+        wide = _parts(x.to(scale.dtype), heads, -1)
         scale.copy_(torch.rsqrt(wide.pow(2).mean(-1) + eps))
         y = (wide * scale[..., None] * weight).flatten(1)
         out.copy_(y if residual is None else y + residual)
@@ -63,8 +67,8 @@ class PlainKernels:
         accumulate: bool = False,
         rounded: Tensor | None = None,
     ) -> None:
-        unit = x.to(scale.dtype).unflatten(-1, (heads, -1)) * scale[..., None]
-        weighted = dy.to(scale.dtype).unflatten(-1, (heads, -1)) * weight
+        unit = _parts(x.to(scale.dtype), heads, -1) * scale[..., None]
+        weighted = _parts(dy.to(scale.dtype), heads, -1) * weight
         grad = ((weighted - unit * (weighted * unit).mean(-1, keepdim=True)) * scale[..., None]).flatten(1)
         if accumulate:
             grad = grad + dx
@@ -73,7 +77,7 @@ class PlainKernels:
             rounded.copy_(grad)
 
     def rope(self, x: Tensor, cos: Tensor, sin: Tensor, *, width: int, back: bool = False) -> None:
-        first, second = x.to(cos.dtype).unflatten(-1, (-1, 2, width // 2)).unbind(2)
+        first, second = _parts(x.to(cos.dtype), -1, 2, width // 2).unbind(2)
         c, s = cos[:, None], (-sin if back else sin)[:, None]
         x.copy_(torch.stack([first * c - second * s, second * c + first * s], dim=2).flatten(1))
 
@@ -161,7 +165,7 @@ def _sights(tree: TreeTokens, shape: HeadShape) -> list[tuple[int, int, Tensor, 
 def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, shape: HeadShape) -> Tensor:
     """Return [n, heads * width]: soft-max attention of some queries over some keys."""
     groups = shape.heads // shape.kv_heads
-    q, k, v = (x.unflatten(-1, (-1, shape.width)).transpose(0, 1) for x in (q, k, v))
+    q, k, v = (_parts(x, -1, shape.width).transpose(0, 1) for x in (q, k, v))
     if not shape.softcap:
         y = functional.scaled_dot_product_attention(
             q[None], k[None], v[None], attn_mask=visible, scale=shape.scale, enable_gqa=groups > 1
@@ -171,6 +175,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, shape: HeadShape) 
         scores = shape.softcap * torch.tanh((q @ k.transpose(1, 2)) * (shape.scale / shape.softcap))
         y = scores.masked_fill(~visible, -torch.inf).softmax(-1, dtype=sums_of(scores)).to(v.dtype) @ v
     return y.transpose(0, 1).flatten(1)
+
+
+def _parts(x: Tensor, *sizes: int) -> Tensor:
+    """Return x [N, W] with W as several dimensions."""
+    return x.reshape(x.shape[0], *sizes)
 
 
 def sums_of(tensor: Tensor) -> torch.dtype:

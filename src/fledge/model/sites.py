@@ -73,7 +73,9 @@ class Sites:
         self.settings = settings
         rank = settings.rank
         wanted = set(settings.targets)
-        layers = range(decoder.shape.num_layers - (settings.layers or decoder.shape.num_layers), decoder.shape.num_layers)
+        layers = range(
+            decoder.shape.num_layers - (settings.layers or decoder.shape.num_layers), decoder.shape.num_layers
+        )
         plan = [
             (layer, site, [i for i, name in enumerate(SITES[site]) if name.rsplit(".", 1)[-1] in wanted])
             for layer in layers
@@ -135,7 +137,7 @@ class Sites:
         self._version = -1
 
     def _initialise(self, seed: int) -> None:
-        # Uniform(-1/sqrt(in), 1/sqrt(in)): PEFT's default, kaiming_uniform with a = sqrt(5). Float32 whatever the dtype.
+        # Uniform(-1/sqrt(in), 1/sqrt(in)): PEFT's default, kaiming_uniform with a = sqrt(5).
         generator = torch.Generator().manual_seed(seed)
         for _, site in self.all():
             for part in site.parts:

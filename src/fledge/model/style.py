@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
-from fledge.model.kernels import Activation
+
+class Activation(IntEnum):
+    """The function of a gated feed-forward part. The numbers are those of native/elementwise.h."""
+
+    SILU = 0
+    GELU_TANH = 1
 
 
 @dataclass(frozen=True)

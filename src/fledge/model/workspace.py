@@ -56,7 +56,9 @@ class Workspace:
     def __init__(self, decoder: Decoder, *, num_tokens: int, ranks: dict[str, int], kept: int, streams: int) -> None:
         self.num_tokens, self._kept, self._streams = num_tokens, kept, streams
         self._widths = saved_widths(decoder, ranks)
-        self._streams_x = [torch.empty(num_tokens * decoder.shape.width, dtype=sums_dtype(decoder.dtype)) for _ in range(streams)]
+        self._streams_x = [
+            torch.empty(num_tokens * decoder.shape.width, dtype=sums_dtype(decoder.dtype)) for _ in range(streams)
+        ]
         self._saved = [self._buffers(decoder, num_tokens) for _ in range(kept)]
         self._scratch = {
             name: torch.empty(num_tokens * width, dtype=decoder.dtype)
@@ -94,7 +96,9 @@ class Workspace:
         )
 
     def scratch(self, n: int) -> Scratch:
-        return Scratch(**{name: x[: n * (x.numel() // self.num_tokens)].view(n, -1) for name, x in self._scratch.items()})
+        return Scratch(
+            **{name: x[: n * (x.numel() // self.num_tokens)].view(n, -1) for name, x in self._scratch.items()}
+        )
 
 
 def saved_widths(decoder: Decoder, ranks: dict[str, int]) -> dict[str, tuple[int, bool]]:

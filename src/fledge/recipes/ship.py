@@ -128,7 +128,9 @@ class Reference:
             self._model.add_adapter(settings_of(self._adapter), seed=0)
             self._model.load_adapter(self._adapter)
             for scoring in missing:
-                self._hidden[tuple(scoring.ids)] = self._model.hidden(single(torch.tensor(scoring.ids)))[scoring.positions]
+                self._hidden[tuple(scoring.ids)] = self._model.hidden(single(torch.tensor(scoring.ids)))[
+                    scoring.positions
+                ]
         assert self._model is not None
         for scoring in text:
             yield self._model.logits(self._hidden[tuple(scoring.ids)]).numpy()

@@ -20,8 +20,8 @@ from fledge.config import Config
 from fledge.data.template import ChatTemplate
 from fledge.errors import ConfigError, RunError
 from fledge.model.adapter import save_adapter
-from fledge.model.hardware import DTYPES, survey
 from fledge.model.causal import CausalModel
+from fledge.model.hardware import DTYPES, survey
 from fledge.model.load import load_model
 from fledge.model.lora import LoraSettings
 from fledge.model.memory import peak_rss_bytes

@@ -72,7 +72,8 @@ def to_batch(examples: Sequence[Example], *, tokens_per_piece: int, trunk: bool 
 
 def to_tokens(tree: Tree) -> TreeTokens:
     """Return the tokens of a tree as tensors."""
-    nodes, spans = [], []
+    nodes: list[tuple[int, ...]] = []
+    spans: list[tuple[int, int, int]] = []
     for node in range(len(tree.start_B)):
         runs = tree.runs_above(node)
         ends = (int(tree.start_B[node]), int(tree.end_B[node]), tree.position(node))

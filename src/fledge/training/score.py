@@ -17,8 +17,8 @@ from fledge.training.batch import Batch, to_batch
 def scored_pieces(model: CausalModel, batch: Batch) -> Iterator[Scored]:
     """Yield the log-probabilities of each piece, with gradient where gradients are on.
 
-    Call backward on what is made of a piece before asking for the next. When the last has been asked for, gradients flow
-    once through the trunk that the pieces share.
+    Call backward on what is made of a piece before asking for the next. When the last has been asked for, gradients
+    flow once through the trunk that the pieces share.
     """
     trunk = model.on_trunk(batch.trunk) if batch.trunk is not None else nullcontext()
     with trunk as context:

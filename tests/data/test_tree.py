@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.data.tree import NO_PARENT, Tree, pack, pieces
+from fledge.data.tree import NO_PARENT, Tree, pack, split
 from fledge.records import Example
 from tiny import tries
 
@@ -29,19 +29,28 @@ class Walk:
     positions: tuple[int, ...]
 
 
-def walk(tree: Tree, token: int) -> Walk:
+def walk(tree: Tree, key: int, trunk: Tree | None = None) -> Walk:
+    """What stands on the way from the root to a token, by the runs above its node alone; keys count the trunk first."""
+    if key < tree.num_trunk:
+        assert trunk is not None
+        return walk(trunk, key)
+    token = key - tree.num_trunk
     node = next(b for b in range(len(tree.start_B)) if tree.start_B[b] <= token < tree.end_B[b])
-    spans = [(int(tree.start_B[node]), token + 1)]
-    while (node := int(tree.parent_B[node])) != NO_PARENT:
-        spans.insert(0, (int(tree.start_B[node]), int(tree.end_B[node])))
-    flat = [i for start, end in spans for i in range(start, end)]
-    return Walk(tuple(tree.ids_N[flat].tolist()), tuple(tree.position_N[flat].tolist()))
+    keys = [k for start, length, _ in tree.runs_above(node) for k in range(start, start + length)]
+    keys += range(tree.num_trunk + int(tree.start_B[node]), key + 1)
+    own, base = [k - tree.num_trunk for k in keys if k >= tree.num_trunk], [k for k in keys if k < tree.num_trunk]
+    ids = [int(trunk.ids_N[k]) for k in base] if trunk else []
+    positions = [int(trunk.position_N[k]) for k in base] if trunk else []
+    told = [p for _, length, first in tree.runs_above(node) for p in range(first, first + length)]
+    positions += tree.position_N[own].tolist()
+    assert positions[: len(told)] == told, "a run's position is that of its first token"
+    return Walk(tuple(ids + tree.ids_N[own].tolist()), tuple(positions))
 
 
-def entries(tree: Tree) -> Counter[tuple[int, tuple[int, ...], int, float]]:
+def entries(tree: Tree, trunk: Tree | None = None) -> Counter[tuple[int, tuple[int, ...], int, float]]:
     """Every supervised token as (row, what it is predicted from, target, weight)."""
     return Counter(
-        (int(s), walk(tree, int(p)).ids, int(t), float(w))
+        (int(s), walk(tree, int(p), trunk).ids, int(t), float(w))
         for p, t, s, w in zip(tree.predictor_M, tree.target_M, tree.sequence_M, tree.weight_M, strict=True)
     )
 
@@ -95,30 +104,55 @@ def test_nodes_are_flat_parents_first_and_as_long_as_can_be(examples: list[Examp
         children[int(parent)].add(first)
 
 
-@settings(max_examples=300, deadline=None)
-@given(examples=tries(), max_tokens=st.integers(1, 60))
-def test_pieces_hold_every_row_once_fit_and_change_no_total(examples: list[Example], max_tokens: int) -> None:
-    parts = list(pieces(examples, max_tokens=max_tokens))
-    assert sorted(i for indices, _ in parts for i in indices) == list(range(len(examples)))
+@settings(max_examples=400, deadline=None)
+@given(examples=tries(), max_tokens=st.integers(1, 60), trunk=st.booleans())
+def test_a_split_step_holds_every_row_once_and_changes_no_total(
+    examples: list[Example], max_tokens: int, trunk: bool
+) -> None:
+    step = split(examples, max_tokens=max_tokens, trunk=trunk)
+    assert sorted(i for indices, _ in step.pieces for i in indices) == list(range(len(examples)))
     total: Counter[tuple[int, tuple[int, ...], int, float]] = Counter()
-    for indices, tree in parts:
-        assert (
-            len(tree.ids_N) <= max_tokens
-            or len(indices) == 1
-            or len(distinct_prefixes([examples[i] for i in indices[:1]])) > max_tokens
-        )
-        for (row, *rest), count in entries(tree).items():
+    for indices, tree in step.pieces:
+        assert tree.num_trunk == (len(step.trunk.ids_N) if step.trunk else 0)
+        assert len(tree.ids_N) <= max_tokens or len({tuple(inputs(examples[i])) for i in indices}) == 1 or trunk
+        for (row, *rest), count in entries(tree, step.trunk).items():
             total[indices[row], *rest] += count  # type: ignore[index]
     assert total == expected_entries(examples)
-    assert sum(tree.num_tokens_unshared for _, tree in parts) == sum(len(inputs(e)) for e in examples)
+    assert sum(tree.num_tokens_unshared for _, tree in step.pieces) == sum(len(inputs(e)) for e in examples)
+
+
+@settings(max_examples=300, deadline=None)
+@given(examples=tries(), max_tokens=st.integers(1, 60))
+def test_what_pieces_share_stands_once_in_the_whole_step(examples: list[Example], max_tokens: int) -> None:
+    step = split(examples, max_tokens=max_tokens)
+    if step.trunk is None:
+        return
+    assert len(step.trunk.ids_N) <= max_tokens
+    assert {walk(step.trunk, t).ids for t in range(len(step.trunk.ids_N))} <= distinct_prefixes(examples)
+    whole = len(step.trunk.ids_N) + sum(len(tree.ids_N) for _, tree in step.pieces)
+    apart = sum(len(tree.ids_N) for _, tree in split(examples, max_tokens=max_tokens, trunk=False).pieces)
+    longest = max(len(ids) for ids in distinct_prefixes(examples))
+    if longest <= max_tokens and len(step.trunk.ids_N) < max_tokens:
+        assert whole == len(distinct_prefixes(examples)), "every distinct prefix is computed once"
+    assert whole <= apart or max_tokens < longest
 
 
 @settings(max_examples=100, deadline=None)
 @given(examples=tries())
 def test_enough_room_gives_one_piece_and_no_room_one_row_each(examples: list[Example]) -> None:
-    assert len(list(pieces(examples, max_tokens=10_000))) == 1
-    for indices, _ in pieces(examples, max_tokens=1):
-        assert len({tuple(examples[i].ids) for i in indices}) == 1, "only equal rows cost nothing more"
+    step = split(examples, max_tokens=10_000)
+    assert (step.trunk, len(step.pieces)) == (None, 1)
+    for indices, _ in split(examples, max_tokens=1, trunk=False).pieces:
+        assert len({tuple(inputs(examples[i])) for i in indices}) == 1, "only equal rows cost nothing more"
+
+
+def test_a_system_prompt_is_the_trunk_of_a_split_step() -> None:
+    system = list(range(1000))
+    examples = [Example([*system, 2000 + i, *range(50), 1], [0.0] * 1051 + [1.0], str(i)) for i in range(40)]
+    step = split(examples, max_tokens=1024)
+    assert step.trunk is not None
+    assert step.trunk.ids_N.tolist() == system
+    assert [len(tree.ids_N) for _, tree in step.pieces] == [20 * 51, 20 * 51]
 
 
 def test_a_shared_supervised_token_counts_for_each_row() -> None:

@@ -136,7 +136,7 @@ def rewritten(tiny: Path, folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "code", "word"),
     [
-        ({"model_type": "qwen2"}, "model.unsupported", "qwen2"),
+        ({"model_type": "rwkv"}, "model.unsupported", "rwkv"),
         ({"model_type": ["llama"]}, "model.broken_file", "architecture"),
         ({"model_type": None}, "model.broken_file", "architecture"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "model.unsupported", "auto_map"),

@@ -106,6 +106,9 @@ class Engine(CausalModel):
 
     def hidden(self, tokens: TreeTokens, context: Context | None = None) -> Tensor:
         learns = self.sites is not None and torch.is_grad_enabled() and not self._disabled
+        if not tokens.num_tokens:
+            # Every row of the piece ends inside the context.
+            return torch.empty(0, self.shape.width, dtype=sums_dtype(self.dtype))
         run = _Pass(self, tokens, context, keep=learns)
         if not learns:
             return run.hidden
@@ -117,7 +120,7 @@ class Engine(CausalModel):
     def on_trunk(self, tokens: TreeTokens) -> Iterator[Context]:
         """Give the context that `tokens` make. When the block ends, what it has collected flows back through them."""
         learns = self.sites is not None and torch.is_grad_enabled() and not self._disabled
-        run = _Pass(self, tokens, None, keep=True)
+        run = _Pass(self, tokens, None, keep=True, keys=True)
         context = run.as_context(learns=learns)
         try:
             yield context
@@ -151,9 +154,14 @@ class Engine(CausalModel):
 
 
 class _Pass:
-    """One way through the decoder. With `keep` it holds a workspace until it has gone back or is released."""
+    """One way through the decoder. With `keep` it holds a workspace until it has gone back or is released.
 
-    def __init__(self, engine: Engine, tokens: TreeTokens, context: Context | None, *, keep: bool) -> None:
+    With `keys` the keys and values of all layers can be made a context.
+    """
+
+    def __init__(
+        self, engine: Engine, tokens: TreeTokens, context: Context | None, *, keep: bool, keys: bool = False
+    ) -> None:
         self.engine, self.tokens, self.context, self.keep = engine, tokens, context, keep
         decoder, n = engine.decoder, tokens.num_tokens
         assert (context.hidden.shape[0] if context else 0) == tokens.num_context
@@ -172,8 +180,13 @@ class _Pass:
             stream.copy_(decoder.embedding_VD.index_select(0, tokens.ids_N))
             if decoder.shape.style.embedding_scale != 1.0:
                 stream.mul_(decoder.shape.style.embedding_scale)
+            self.own_keys: list[Tensor] = []
             for layer in range(len(decoder.blocks)):
                 self.masks.append(self._forward(layer, {}))
+                if keys:
+                    # Where layers are recomputed, the next one takes this one's buffers.
+                    own = self.work.saved(layer, n).qkv[:, decoder.shape.query_width :]
+                    self.own_keys.append(own.clone() if engine.recompute else own)
             last = self.work.stream(len(decoder.blocks), n)
             self.scale = torch.empty(n, 1, dtype=last.dtype)
             self.hidden = torch.empty_like(last)
@@ -209,8 +222,7 @@ class _Pass:
     def as_context(self, *, learns: bool) -> Context:
         assert self.work is not None
         shape, n = self.engine.shape, self.tokens.num_tokens
-        qkv = [self.work.saved(layer, n).qkv for layer in range(shape.num_layers)]
-        keys = [torch.split(x[:, shape.query_width :], shape.key_width, dim=1) for x in qkv]
+        keys = [torch.split(x, shape.key_width, dim=1) for x in self.own_keys]
         grads = torch.zeros(shape.num_layers, 2, n, shape.key_width, dtype=self.hidden.dtype) if learns else None
         return Context(self.hidden.detach().requires_grad_(learns), [(k, v) for k, v in keys], grads)
 

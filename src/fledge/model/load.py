@@ -126,7 +126,7 @@ class PlainModel(CausalModel):
             self.network.set_attn_implementation(own)
 
     def _row_hidden(self, tokens: TreeTokens) -> Tensor:
-        """Compute every way from the root to a leaf by itself; a shared token's state is taken from the first of them."""
+        """Compute every way from the root to a leaf by itself; a shared token's state is that of the first of them."""
         ways = [[*((a, b) for a, b in above), (start, end)] for start, end, above in tokens.nodes()]
         inner = {run for way in ways for run in way[:-1]}
         pieces: dict[tuple[int, int], Tensor] = {}
@@ -134,7 +134,7 @@ class PlainModel(CausalModel):
             if way[-1] in inner:
                 continue
             ids = torch.cat([tokens.ids_N[a:b] for a, b in way])
-            states = self._outputs(input_ids=ids[None]).split([b - a for a, b in way])
+            states = torch.split(self._outputs(input_ids=ids[None]), [b - a for a, b in way])
             for run, state in zip(way, states, strict=True):
                 pieces.setdefault(run, state)
         return torch.cat([pieces[run] for run in sorted(pieces)])

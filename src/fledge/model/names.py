@@ -7,7 +7,7 @@ architecture, add an entry; nothing else in this file changes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,41 +30,68 @@ class Weight:
     heads: str | None = None
 
 
+_OUTSIDE: Mapping[str, Weight] = {
+    "model.embed_tokens.weight": Weight("token_embd.weight", ("vocab_size", "width")),
+    "model.norm.weight": Weight("output_norm.weight", ("width",)),
+    "lm_head.weight": Weight("output.weight", ("vocab_size", "width")),
+}
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """The names of a model type. `per_layer` keys go after `model.layers.N.`, its GGUF names after `blk.N.`."""
+    """The names of a model type. `per_layer` keys go after `model.layers.N.`, its GGUF names after `blk.N.`.
+
+    `gguf` is what llama.cpp calls it, None where its files cannot be read or written yet.
+    """
 
     name: str
+    gguf: str | None
     hf_class: str
-    embedding: str
-    head: str
-    outside: Mapping[str, Weight]
     per_layer: Mapping[str, Weight]
+    outside: Mapping[str, Weight] = field(default_factory=lambda: _OUTSIDE)
+    embedding: str = "model.embed_tokens.weight"
+    head: str = "lm_head.weight"
 
+
+# What all of them have; llama.cpp turns only Llama's heads another way round.
+_PROJECTIONS = {
+    "input_layernorm.weight": Weight("attn_norm.weight", ("width",)),
+    "self_attn.q_proj.weight": Weight("attn_q.weight", ("query_width", "width")),
+    "self_attn.k_proj.weight": Weight("attn_k.weight", ("key_width", "width")),
+    "self_attn.v_proj.weight": Weight("attn_v.weight", ("key_width", "width")),
+    "self_attn.o_proj.weight": Weight("attn_output.weight", ("width", "query_width")),
+    "mlp.gate_proj.weight": Weight("ffn_gate.weight", ("ffn_width", "width")),
+    "mlp.up_proj.weight": Weight("ffn_up.weight", ("ffn_width", "width")),
+    "mlp.down_proj.weight": Weight("ffn_down.weight", ("width", "ffn_width")),
+}
+_FFN_NORM = {"post_attention_layernorm.weight": Weight("ffn_norm.weight", ("width",))}
+_HEAD_NORMS = {
+    "self_attn.q_norm.weight": Weight("attn_q_norm.weight", ("head_width",)),
+    "self_attn.k_norm.weight": Weight("attn_k_norm.weight", ("head_width",)),
+}
+_LLAMA = {
+    **_PROJECTIONS,
+    "self_attn.q_proj.weight": Weight("attn_q.weight", ("query_width", "width"), heads="num_heads"),
+    "self_attn.k_proj.weight": Weight("attn_k.weight", ("key_width", "width"), heads="num_kv_heads"),
+    **_FFN_NORM,
+}
+_BIASES = {
+    "self_attn.q_proj.bias": Weight("attn_q.bias", ("query_width",)),
+    "self_attn.k_proj.bias": Weight("attn_k.bias", ("key_width",)),
+    "self_attn.v_proj.bias": Weight("attn_v.bias", ("key_width",)),
+}
+_SANDWICH = {
+    "post_attention_layernorm.weight": Weight("post_attention_norm.weight", ("width",)),
+    "pre_feedforward_layernorm.weight": Weight("ffn_norm.weight", ("width",)),
+    "post_feedforward_layernorm.weight": Weight("post_ffw_norm.weight", ("width",)),
+}
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(
-        name="llama",
-        hf_class="LlamaForCausalLM",
-        embedding="model.embed_tokens.weight",
-        head="lm_head.weight",
-        outside={
-            "model.embed_tokens.weight": Weight("token_embd.weight", ("vocab_size", "width")),
-            "model.norm.weight": Weight("output_norm.weight", ("width",)),
-            "lm_head.weight": Weight("output.weight", ("vocab_size", "width")),
-        },
-        per_layer={
-            "input_layernorm.weight": Weight("attn_norm.weight", ("width",)),
-            "self_attn.q_proj.weight": Weight("attn_q.weight", ("query_width", "width"), heads="num_heads"),
-            "self_attn.k_proj.weight": Weight("attn_k.weight", ("key_width", "width"), heads="num_kv_heads"),
-            "self_attn.v_proj.weight": Weight("attn_v.weight", ("key_width", "width")),
-            "self_attn.o_proj.weight": Weight("attn_output.weight", ("width", "query_width")),
-            "post_attention_layernorm.weight": Weight("ffn_norm.weight", ("width",)),
-            "mlp.gate_proj.weight": Weight("ffn_gate.weight", ("ffn_width", "width")),
-            "mlp.up_proj.weight": Weight("ffn_up.weight", ("ffn_width", "width")),
-            "mlp.down_proj.weight": Weight("ffn_down.weight", ("width", "ffn_width")),
-        },
-    ),
+    "llama": Architecture("llama", "llama", "LlamaForCausalLM", _LLAMA),
+    "mistral": Architecture("mistral", "llama", "MistralForCausalLM", _LLAMA),
+    "qwen2": Architecture("qwen2", "qwen2", "Qwen2ForCausalLM", {**_PROJECTIONS, **_BIASES, **_FFN_NORM}),
+    "qwen3": Architecture("qwen3", "qwen3", "Qwen3ForCausalLM", {**_PROJECTIONS, **_HEAD_NORMS, **_FFN_NORM}),
+    "gemma3_text": Architecture("gemma3_text", None, "Gemma3ForCausalLM", {**_PROJECTIONS, **_HEAD_NORMS, **_SANDWICH}),
 }
 
 

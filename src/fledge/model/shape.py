@@ -11,7 +11,7 @@ import numpy as np
 
 from fledge.errors import ModelError
 from fledge.model.names import ARCHITECTURES, Architecture
-from fledge.model.style import Style
+from fledge.model.style import Style, style_from_config
 
 MAX_HEAD_WIDTH = 4096
 MAX_REAL = 1e30
@@ -60,7 +60,7 @@ def shape_from_gguf(
     name = kv.get("general.architecture")
     if kv.get("general.type", "model") != "model":
         raise _unsupported(where, f"holds a '{kv['general.type']}', not a model")
-    known_architecture(name, where)
+    architecture = known_architecture(name, where, gguf=True)
     fields = _Fields({k.removeprefix(f"{name}."): v for k, v in kv.items() if k.startswith(f"{name}.")}, where)
     num_heads = fields.whole("attention.head_count")
     width = fields.whole("embedding_length")
@@ -71,7 +71,7 @@ def shape_from_gguf(
     if fields.values.get("expert_count", 0):
         raise _unsupported(where, "is a mixture of experts")
     shape = Shape(
-        architecture=str(name),
+        architecture=architecture.name,
         num_layers=fields.whole("block_count"),
         width=width,
         ffn_width=fields.whole("feed_forward_length"),
@@ -84,6 +84,7 @@ def shape_from_gguf(
         rope_scaling=_gguf_scaling(fields, factors, head_width // 2),
         norm_eps=_shortest(fields.real("attention.layer_norm_rms_epsilon")),
         tied=tied,
+        style=style_from_config({"model_type": architecture.name}, num_layers=1, width=width),
     )
     return _checked(shape, where)
 
@@ -99,17 +100,24 @@ def shape_from_config(config: Mapping[str, Any], *, where: str) -> Shape:
         raise _unsupported(where, "brings its own Python code (auto_map), which fledge does not run")
     if config.get("quantization_config"):
         raise _unsupported(where, "holds quantised weights (quantization_config)", "Use the original weights.")
-    for key, expected in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
-        if config.get(key, expected) != expected:
+    gemma = name == "gemma3_text"
+    fixed: dict[str, Any] = {"attention_bias": False, "mlp_bias": False, "use_bidirectional_attention": False}
+    fixed |= {"hidden_activation": "gelu_pytorch_tanh"} if gemma else {"hidden_act": "silu"}
+    for key, expected in fixed.items():
+        if (config.get(key) or expected) != expected:
             raise _unsupported(where, f"has {key} {config[key]!r}; only {expected!r} can be loaded")
     fields = _Fields(config, where)
     num_heads = fields.whole("num_attention_heads")
     width = fields.whole("hidden_size")
-    head_width = fields.whole("head_dim", width // num_heads, most=MAX_HEAD_WIDTH)
+    usual_width = {"gemma3_text": 256, "qwen3": 128}.get(str(name), width // num_heads)
+    head_width = fields.whole("head_dim", usual_width, most=MAX_HEAD_WIDTH)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = rope.get("full_attention", rope) if isinstance(rope, dict) else rope
     if not isinstance(rope, dict):
         raise _broken(where, "has rope parameters that are no object")
-    theta = _Fields({"rope_theta": config.get("rope_theta"), **rope}, where).real("rope_theta", 10_000.0)
+    theta = _Fields({"rope_theta": config.get("rope_theta"), **rope}, where).real(
+        "rope_theta", 1_000_000.0 if gemma else 10_000.0
+    )
     shape = Shape(
         architecture=str(name),
         num_layers=fields.whole("num_hidden_layers"),
@@ -123,18 +131,34 @@ def shape_from_config(config: Mapping[str, Any], *, where: str) -> Shape:
         rope_theta=theta,
         rope_scaling=_config_scaling(rope, theta, head_width, where),
         norm_eps=fields.real("rms_norm_eps", 1e-6),
-        tied=config.get("tie_word_embeddings", False) is True,
+        tied=config.get("tie_word_embeddings", gemma) is True,
+        style=_style(config, fields.whole("num_hidden_layers"), width, where),
     )
     return _checked(shape, where)
 
 
-def known_architecture(name: Any, where: str) -> Architecture:
-    """Return the table entry of the architecture that a file claims. Raises ModelError that names the known ones."""
+def known_architecture(name: Any, where: str, *, gguf: bool = False) -> Architecture:
+    """Return the table entry of the architecture that a config.json (or, with `gguf`, a GGUF file) claims.
+
+    Raises ModelError that names the known ones.
+    """
     if not isinstance(name, str):
         raise _broken(where, "does not say its architecture")
-    if name not in ARCHITECTURES:
-        raise _unsupported(where, f"is a '{name}' model; fledge can load: {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name]
+    known: dict[str, Architecture] = {}
+    for architecture in ARCHITECTURES.values():
+        own = architecture.gguf if gguf else architecture.name
+        if own is not None:
+            known.setdefault(own, architecture)
+    if name not in known:
+        raise _unsupported(where, f"is a '{name}' model; fledge can load: {', '.join(known)}")
+    return known[name]
+
+
+def _style(config: Mapping[str, Any], num_layers: int, width: int, where: str) -> Style:
+    try:
+        return style_from_config(config, num_layers=num_layers, width=width)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _broken(where, f"has a config that makes no sense: {error}") from error
 
 
 def llama3_factors(rope: Mapping[str, Any], *, theta: float, head_width: int) -> list[float]:

@@ -93,7 +93,7 @@ class GgufWeights(Weights):
         self.header: Header = read_header(path)
         self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
         tensors = self.header.tensors
-        arch = known_architecture(self.header.kv.get("general.architecture"), str(path))
+        arch = known_architecture(self.header.kv.get("general.architecture"), str(path), gguf=True)
         self._check_types(path, tensors.values())
         embedding, head = arch.outside[arch.embedding].gguf, arch.outside[arch.head].gguf
         if embedding not in tensors:

@@ -15,7 +15,7 @@ from fledge.model.names import permute_rows
 from fledge.model.weights import Weights
 from fledge.project import sha256_of
 from fledge.release.gguf import Tensor, Written, write_file
-from fledge.release.metadata import Value
+from fledge.release.metadata import Value, gguf_name
 from fledge.release.quantize import FILE_TYPES, bits_per_weight, file_type, quantize
 
 
@@ -34,7 +34,7 @@ def write_adapter_gguf(out: Path, adapter: Adapter, weights: Weights, kind: str 
     check_fits(adapter, weights)
     text, number = GGUFValueType.STRING, GGUFValueType.UINT32
     metadata = {
-        "general.architecture": Value(weights.shape.architecture, text),
+        "general.architecture": Value(gguf_name(weights), text),
         "general.type": Value("adapter", text),
         "adapter.type": Value("lora", text),
         "adapter.lora.alpha": Value(adapter.scale * adapter.rank, GGUFValueType.FLOAT32),

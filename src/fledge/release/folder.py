@@ -12,6 +12,7 @@ import numpy as np
 from fledge.data.tokenizer import Tokenizer, tokenizer_json
 from fledge.errors import ExportError
 from fledge.model.adapter import Adapter
+from fledge.model.names import ARCHITECTURES
 from fledge.model.shape import Shape
 from fledge.model.weights import Weights
 from fledge.project import staged_folder, write_json_atomic, write_text_atomic
@@ -88,7 +89,7 @@ def _config(weights: Weights, tokenizer: Tokenizer) -> dict[str, Any]:
     if scaling is not None:
         rope |= {key: value for key, value in scaling.items() if key != "factors"}
     return {
-        "architectures": ["LlamaForCausalLM"],
+        "architectures": [ARCHITECTURES[shape.architecture].hf_class],
         "model_type": shape.architecture,
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.width,

@@ -15,6 +15,7 @@ from typing import Any
 from gguf import GGUFValueType, TokenType
 
 from fledge.errors import ModelError
+from fledge.model.names import ARCHITECTURES
 from fledge.model.safetensors_file import read_object
 from fledge.model.shape import Shape
 from fledge.model.weights import FolderWeights, GgufWeights, Weights
@@ -66,8 +67,9 @@ def _copied(weights: GgufWeights) -> dict[str, Value]:
 
 def _architecture_keys(weights: FolderWeights) -> dict[str, Value]:
     shape = weights.shape
+    prefix = gguf_name(weights)
     values = {
-        "general.architecture": _text(shape.architecture),
+        "general.architecture": _text(gguf_name(weights)),
         "general.type": _text("model"),
         "general.name": _text(weights.path.resolve().name),
     }
@@ -83,17 +85,26 @@ def _architecture_keys(weights: FolderWeights) -> dict[str, Value]:
     }
     if shape.query_width != shape.width:
         numbers |= {"attention.key_length": shape.head_width, "attention.value_length": shape.head_width}
-    values |= {f"{shape.architecture}.{key}": _u32(number) for key, number in numbers.items()}
-    values[f"{shape.architecture}.rope.freq_base"] = _f32(shape.rope_theta)
-    values[f"{shape.architecture}.attention.layer_norm_rms_epsilon"] = _f32(shape.norm_eps)
-    return values | _rope_keys(shape)
+    values |= {f"{prefix}.{key}": _u32(number) for key, number in numbers.items()}
+    values[f"{prefix}.rope.freq_base"] = _f32(shape.rope_theta)
+    values[f"{prefix}.attention.layer_norm_rms_epsilon"] = _f32(shape.norm_eps)
+    return values | _rope_keys(shape, prefix)
 
 
-def _rope_keys(shape: Shape) -> dict[str, Value]:
+def gguf_name(weights: Weights) -> str:
+    """Return what llama.cpp calls the architecture. Raises ModelError where no such file can be written yet."""
+    name = ARCHITECTURES[weights.shape.architecture].gguf
+    if name is None or any(weights.shape.style.windows):
+        what = "its sliding window" if name else f"the architecture '{weights.shape.architecture}'"
+        raise _unsupported(weights.path, f"something that cannot be written as GGUF yet: {what}")
+    return name
+
+
+def _rope_keys(shape: Shape, architecture: str) -> dict[str, Value]:
     scaling = shape.rope_scaling
     if scaling is None or scaling["rope_type"] != "linear":
         return {}
-    prefix = f"{shape.architecture}.rope.scaling"
+    prefix = f"{architecture}.rope.scaling"
     return {f"{prefix}.type": _text("linear"), f"{prefix}.factor": _f32(scaling["factor"])}
 
 

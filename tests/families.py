@@ -1,0 +1,149 @@
+"""Tiny random models of every family the engine knows, and the plain computation they are held against.
+
+The plain computation is transformers' own model with PEFT's adapters on padded rows: a mask, all logits, nothing is
+shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
+from transformers.masking_utils import eager_mask
+
+from fledge.model import lora
+from fledge.model.causal import CausalModel
+from fledge.model.decoder import Decoder
+from fledge.records import Example
+
+VOCABULARY = 97
+_SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_WINDOWS = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama", "tie_word_embeddings": False, "rope_parameters": _LLAMA3, "head_dim": 8},
+    "smollm2": {"model_type": "llama", "tie_word_embeddings": True, "num_attention_heads": 3, "num_key_value_heads": 1,
+                "hidden_size": 36, "head_dim": 12},
+    "mistral": {"model_type": "mistral", "sliding_window": 4},
+    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen2-window": {"model_type": "qwen2", **_WINDOWS},
+    "qwen3": {"model_type": "qwen3", "head_dim": 16},
+    "gemma3": {"model_type": "gemma3_text", "head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 12,
+               "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "gemma3-caps": {"model_type": "gemma3_text", "head_dim": 8, "sliding_window": 100, "attn_logit_softcapping": 3.0,
+                    "final_logit_softcapping": 4.0, "num_key_value_heads": 1},
+}  # fmt: skip
+
+EXACT_ATTENTION = "plain_exact"
+
+
+def exact_attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, **options: Any
+) -> tuple[torch.Tensor, None]:
+    """transformers' eager attention, without its detour through float32 in the soft-max."""
+    groups = query.shape[1] // key.shape[1]
+    scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * options["scaling"]
+    if cap := getattr(module, "attn_logit_softcapping", None):
+        scores = cap * torch.tanh(scores / cap)
+    assert mask is not None
+    weights = (scores + mask[..., : key.shape[2]]).softmax(-1)
+    return (weights @ value.repeat_interleave(groups, 1)).transpose(1, 2), None
+
+
+AttentionInterface.register(EXACT_ATTENTION, exact_attention)
+AttentionMaskInterface.register(EXACT_ATTENTION, eager_mask)
+
+Plain = Callable[[Sequence[Example]], tuple[float, dict[str, torch.Tensor]]]
+
+
+def save_family(folder: Path, name: str, **changes: Any) -> Path:
+    """Save a random model of a family, with weights large enough for its answers to differ by token and position."""
+    torch.manual_seed(3)
+    settings = _SMALL | FAMILIES[name] | changes
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            noise = torch.randn_like(parameter)
+            around = 0.0 if name.startswith("gemma") else 1.0
+            parameter.copy_(around + 0.1 * noise if "norm" in key else 0.2 * noise)
+    model.save_pretrained(folder)
+    return folder
+
+
+def plain_loop(folder: Path, ours: CausalModel, decoder: Decoder) -> Plain:
+    """Return loss and gradients by transformers and PEFT alone, with the adapter of `ours`."""
+    base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=ours.dtype, attn_implementation=EXACT_ATTENTION)
+    base.config.final_logit_softcapping = decoder.shape.style.final_softcap or None
+    if ours.dtype == torch.float64:
+        _in_float64(base, decoder)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=list(lora.ALL_LINEAR), task_type="CAUSAL_LM")
+    network: Any = get_peft_model(base, config, autocast_adapter_dtype=False).eval()
+    parameters = {name.replace(".default", ""): p for name, p in network.named_parameters()}
+    with torch.no_grad():
+        for name, tensor in ours.adapter_tensors().items():
+            parameters[name].copy_(tensor)
+
+    def compute(examples: Sequence[Example]) -> tuple[float, dict[str, torch.Tensor]]:
+        network.zero_grad(set_to_none=True)
+        longest = max(len(e.ids) for e in examples)
+        ids = torch.tensor([e.ids + [0] * (longest - len(e.ids)) for e in examples])
+        weights = torch.tensor([e.weights + [0.0] * (longest - len(e.ids)) for e in examples], dtype=ours.dtype)
+        mask = torch.tensor([[1] * len(e.ids) + [0] * (longest - len(e.ids)) for e in examples])
+        logits = network(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        logps = functional.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
+        loss = -(logps * weights[:, 1:]).sum() / weights.sum()
+        loss.backward()
+        return float(loss.detach()), {name: parameters[name].grad for name in ours.adapter_tensors()}
+
+    return compute
+
+
+def _in_float64(network: Any, decoder: Decoder) -> None:
+    """transformers' norms, soft-max and rotary embedding go through float32, whatever they are given."""
+    offset = decoder.shape.style.norm_offset
+    for module in network.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            eps = getattr(module, "variance_epsilon", None) or module.eps
+
+            def norm(x: torch.Tensor, *, own: Any = module, eps: float = eps) -> torch.Tensor:
+                scaled = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+                return scaled * (own.weight + offset)
+
+            module.forward = norm
+        elif type(module).__name__.endswith("ScaledWordEmbedding"):
+            scale = decoder.shape.style.embedding_scale
+            module.forward = lambda ids, own=module, scale=scale: functional.embedding(ids, own.weight) * scale
+    rotary = network.model.rotary_emb
+
+    def rotation(x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None) -> Any:
+        local = layer_type == "sliding_attention" and decoder.local_inverse_frequencies is not None
+        frequencies = decoder.local_inverse_frequencies if local else decoder.inverse_frequencies
+        assert frequencies is not None
+        angles = position_ids[..., None].double() * frequencies
+        both = torch.cat([angles, angles], dim=-1)
+        return both.cos(), both.sin()
+
+    rotary.forward = rotation

@@ -91,7 +91,7 @@ def test_half_precision_adapters_are_read(weights: Weights, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "changes",
     [
-        {"use_dora": True},
+        {"lora_bias": True},
         {"peft_type": "IA3"},
         {"bias": "all"},
         {"modules_to_save": ["lm_head"]},
@@ -126,11 +126,11 @@ def test_all_problems_are_told_at_once(weights: Weights, tmp_path: Path) -> None
     tensors["base_model.model.model.norm.weight"] = np.ones(64, np.float32)
     save_file(tensors, path)
     config = tmp_path / "a" / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_dora": True}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_bias": True}))
     with pytest.raises(ModelError) as caught:
         load_adapter(tmp_path / "a")
     for word in (
-        "use_dora",
+        "lora_bias",
         "up_proj.lora_B.weight' is missing",
         "gate_proj.lora_A.weight' is not finite",
         "norm.weight",

@@ -27,13 +27,14 @@ TENSORS_NAME = "adapter_model.safetensors"
 MAX_ALPHA = 1e6
 PREFIX = "base_model.model."
 SIDES = (".lora_A.weight", ".lora_B.weight")
+# DoRA's length of every row of the merged weight
+MAGNITUDE = ".lora_magnitude_vector"
 
 # Features of PEFT that change what the two matrices mean: the value under which they are off.
 _OFF: dict[str, Any] = {
     "peft_type": "LORA",
     "bias": "none",
     "fan_in_fan_out": False,
-    "use_dora": False,
     "lora_bias": False,
     "modules_to_save": None,
     "rank_pattern": {},
@@ -61,6 +62,20 @@ class Adapter:
         """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (Kalajdzievski 2023)."""
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
+    def merge(self, name: str, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the weight that the model runs with, made in place: W + scale B A, or DoRA's of its own length."""
+        pairs = self.pairs()
+        if name not in pairs:
+            return weight
+        a, b = pairs[name]
+        delta = b @ a
+        delta *= np.float32(self.scale)
+        weight += delta
+        if self.use_dora:
+            length = self.tensors[PREFIX + name.removesuffix(".weight") + MAGNITUDE]
+            weight *= (length / np.linalg.norm(weight, axis=1))[:, None]
+        return weight
+
     def pairs(self) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Return (A [rank, in], B [out, rank]) by the Hugging Face name of the weight they change."""
         return {
@@ -84,6 +99,10 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         "use_dora": adapter.use_dora,
         **_OFF,
     }
+    layers = sorted({int(m.split(".")[2]) for m in _modules(adapter.tensors) if m.startswith("model.layers.")})
+    if layers and layers[0] > 0:
+        # PEFT would adapt the layers below as well, with matrices that it makes up.
+        config |= {"layers_to_transform": layers}
     tensors = {name: np.ascontiguousarray(adapter.tensors[name]) for name in sorted(adapter.tensors)}
     with staged_folder(folder) as staging:
         text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -111,7 +130,7 @@ def load_adapter(folder: Path) -> Adapter:
         problems.append(f"lora_alpha is {alpha!r}, not a number")
         alpha = 0.0
     tensors = _read_tensors(folder)
-    problems += _misfits(tensors, rank) if rank else []
+    problems += _misfits(tensors, rank, dora=config.get("use_dora") is True) if rank else []
     if problems:
         raise _bad(folder, problems)
     modules = sorted({module.rsplit(".", 1)[-1] for module in _modules(tensors)})
@@ -140,12 +159,19 @@ def check_fits(adapter: Adapter, weights: Weights) -> None:
         raise _bad(weights.path, _first_few(problems), f"The adapter was trained on '{adapter.base_name}'.")
 
 
-def _misfits(tensors: Mapping[str, NDArray[np.float32]], rank: int) -> list[str]:
-    strange = [name for name in tensors if not (name.startswith(PREFIX) and name.endswith(SIDES))]
+def _misfits(tensors: Mapping[str, NDArray[np.float32]], rank: int, *, dora: bool) -> list[str]:
+    known = (*SIDES, MAGNITUDE)
+    strange = [name for name in tensors if not (name.startswith(PREFIX) and name.endswith(known))]
     problems = [f"'{name}' is no LoRA matrix" for name in strange]
     for module in _modules(tensors):
         names = [PREFIX + module + side for side in SIDES]
         problems += [f"'{name}' is missing" for name in names if name not in tensors]
+        length = tensors.get(PREFIX + module + MAGNITUDE)
+        outs = len(tensors[names[1]]) if names[1] in tensors else 0
+        if (length is not None) != dora or (length is not None and length.shape != (outs,)):
+            problems.append(
+                f"'{PREFIX}{module}{MAGNITUDE}' is {'missing or misshapen' if dora else 'there without DoRA'}"
+            )
         for name, axis in zip(names, (0, 1), strict=True):
             shape = tensors[name].shape if name in tensors else (rank, rank)
             if len(shape) != 2 or shape[axis] != rank:

@@ -22,10 +22,10 @@ from fledge.model import block
 from fledge.model.adapter import Adapter
 from fledge.model.block import KeyValues, Masks, Setting
 from fledge.model.causal import CausalModel
-from fledge.model.decoder import Decoder
+from fledge.model.decoder import SITES, Decoder
 from fledge.model.head import token_logps
 from fledge.model.kernels import Kernels, sums_dtype
-from fledge.model.lora import LoraSettings
+from fledge.model.lora import LoraSettings, check_targets
 from fledge.model.sites import Site, Sites
 from fledge.model.tokens import TreeTokens
 from fledge.model.workspace import Workspace
@@ -63,6 +63,8 @@ class Engine(CausalModel):
 
     def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
         assert not settings.dora, "DoRA takes the plain path"
+        names = [name.rsplit(".", 1)[-1] for site in SITES.values() for name in site]
+        check_targets({target: names.count(target) for target in settings.targets}, names)
         self.sites = Sites(self.decoder, settings, seed=seed)
         self._free, self._forward_only = [], None
 

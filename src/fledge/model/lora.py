@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,12 @@ class LoraLinear(nn.Module):
         return length
 
 
-def inject(network: nn.Module, settings: LoraSettings, *, seed: int) -> int:
+def _layer(path: str) -> int:
+    """Return the number of the layer that a module belongs to: the first number in its path."""
+    return next((int(part) for part in path.split(".") if part.isdigit()), 0)
+
+
+def inject(network: Any, settings: LoraSettings, *, seed: int) -> int:
     """Freeze `network`, put an adapter beside every linear layer of `settings.targets`; return how many.
 
     The adapters depend on the seed and the layer order alone. Raises ModelError where a target matches nothing.
@@ -108,11 +114,13 @@ def inject(network: nn.Module, settings: LoraSettings, *, seed: int) -> int:
     network.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     found = dict.fromkeys(settings.targets, 0)
+    num_layers = int(getattr(network.config, "num_hidden_layers", 0))
+    lowest = num_layers - settings.layers if settings.layers else 0
     places = [
         (parent, name)
-        for parent in network.modules()
+        for path, parent in network.named_modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear) and name in found
+        if isinstance(child, nn.Linear) and name in found and _layer(path) >= lowest
     ]
     for parent, name in places:
         setattr(parent, name, LoraLinear(getattr(parent, name), settings, generator=generator))

@@ -31,6 +31,12 @@ def write_adapter_gguf(out: Path, adapter: Adapter, weights: Weights, kind: str 
         raise ExportError(
             "export.unknown_type", f"an adapter cannot be written as {kind}.", remedy="Use f16 or f32; it is small."
         )
+    if adapter.use_dora:
+        raise ExportError(
+            "export.unknown_type",
+            "llama.cpp cannot run a DoRA adapter on top of its base.",
+            remedy="Export the merged model: set release.adapter to false.",
+        )
     check_fits(adapter, weights)
     text, number = GGUFValueType.STRING, GGUFValueType.UINT32
     metadata = {

@@ -25,15 +25,4 @@ def merged_reader(weights: Weights, adapter: Adapter | None) -> Callable[[str], 
     if adapter is None:
         return weights.read
     check_fits(adapter, weights)
-    pairs, scale = adapter.pairs(), np.float32(adapter.scale)
-
-    def read(name: str) -> NDArray[np.float32]:
-        weight = weights.read(name)
-        if name in pairs:
-            a, b = pairs[name]
-            delta = b @ a
-            delta *= scale
-            weight += delta
-        return weight
-
-    return read
+    return lambda name: adapter.merge(name, weights.read(name))

@@ -18,7 +18,7 @@ from transformers.masking_utils import eager_mask
 
 from fledge.model import lora
 from fledge.model.causal import CausalModel
-from fledge.model.decoder import Decoder
+from fledge.model.engine.decoder import Decoder
 from fledge.records import Example
 
 VOCABULARY = 97

@@ -73,13 +73,16 @@ def mapped(text: str) -> set[str]:
     """Return the paths below src/fledge that the map names; every one must say what it is for."""
     block = re.search(r"^src/fledge/\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert block is not None
-    paths, above = set(), ""
+    paths: set[str] = set()
+    folders: list[str] = []
     for line in block[1].splitlines():
-        entry = re.fullmatch(r"(  |    )(\S+) {2,}(\S.*)", line)
+        entry = re.fullmatch(r"((?:  )+)(\S+) {2,}(\S.*)", line)
         assert entry is not None, f"no purpose: {line!r}"
         indent, name, _ = entry.groups()
-        above = name if indent == "  " and name.endswith("/") else above if indent == "    " else ""
-        paths.add(name if indent == "  " else above + name)
+        folders = folders[: len(indent) // 2 - 1]
+        paths.add("".join(folders) + name)
+        if name.endswith("/"):
+            folders.append(name)
     return paths
 
 

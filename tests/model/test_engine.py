@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from families import FAMILIES, VOCABULARY, Plain, plain_loop, save_family
-from fledge.model.compiled import kernels_for
-from fledge.model.decoder import read_decoder
-from fledge.model.engine import Engine
+from fledge.model.engine.compiled import kernels_for
+from fledge.model.engine.decoder import read_decoder
+from fledge.model.engine.passes import Engine
+from fledge.model.engine.plain import PlainKernels
 from fledge.model.lora import LoraSettings
-from fledge.model.plain import PlainKernels
 from fledge.model.tokens import TreeTokens
 from fledge.model.weights import open_weights
 from fledge.records import Example

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fledge.model import head as lm_head
-from fledge.model.compiled import kernels_for
-from fledge.model.kernels import Kernels
-from fledge.model.plain import PlainKernels
+from fledge.model.engine import head as lm_head
+from fledge.model.engine.compiled import kernels_for
+from fledge.model.engine.kernels import Kernels
+from fledge.model.engine.plain import PlainKernels
 from fledge.objective import OBJECTIVES
 from fledge.objective.scored import Scored
 from fledge.objective.sft import sft

@@ -16,11 +16,11 @@ from torch.nn import functional
 from fledge.errors import ModelError
 from fledge.model import attention, lora
 from fledge.model.causal import CausalModel
-from fledge.model.compiled import kernels_for
-from fledge.model.decoder import inverse_frequencies, read_decoder
-from fledge.model.engine import Engine
-from fledge.model.head import token_logps
-from fledge.model.kernels import Kernels
+from fledge.model.engine.compiled import kernels_for
+from fledge.model.engine.decoder import inverse_frequencies, read_decoder
+from fledge.model.engine.head import token_logps
+from fledge.model.engine.kernels import Kernels
+from fledge.model.engine.passes import Engine
 from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
 from fledge.model.tokens import TreeTokens

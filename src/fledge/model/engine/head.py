@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fledge.model.kernels import Kernels, Layout, sums_dtype
+from fledge.model.engine.kernels import Kernels, Layout, sums_dtype
 
 # Logits held at once: 170 rows of a 49k vocabulary are 32 MiB in float32, about what a last-level cache holds. Fewer
 # rows than MIN_ROWS would read the head's weights more often than the products take.

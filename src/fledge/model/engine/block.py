@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fledge.model.decoder import Block
-from fledge.model.kernels import Kernels, Keys, Layout
-from fledge.model.sites import Site
+from fledge.model.engine.decoder import Block
+from fledge.model.engine.kernels import Kernels, Keys, Layout
+from fledge.model.engine.sites import Site
+from fledge.model.engine.workspace import Saved, Scratch
 from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
-from fledge.model.workspace import Saved, Scratch
 
 
 @dataclass(frozen=True)

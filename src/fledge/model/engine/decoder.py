@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fledge.model.kernels import HeadShape, sums_dtype
+from fledge.model.engine.kernels import HeadShape, sums_dtype
 from fledge.model.shape import Shape
 from fledge.model.weights import Weights
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fledge.model.decoder import Decoder
-from fledge.model.kernels import sums_dtype
+from fledge.model.engine.decoder import Decoder
+from fledge.model.engine.kernels import sums_dtype
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from fledge.model.adapter import PREFIX, SIDES
-from fledge.model.decoder import SITES, Decoder
-from fledge.model.kernels import Kernels, Layout, sums_dtype
+from fledge.model.engine.decoder import SITES, Decoder
+from fledge.model.engine.kernels import Kernels, Layout, sums_dtype
 from fledge.model.lora import LoraSettings
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fledge.model.kernels import HeadShape, Keys, Layout
+from fledge.model.engine.kernels import HeadShape, Keys, Layout
 from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
 

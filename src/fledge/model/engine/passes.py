@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fledge.model import block
 from fledge.model.adapter import Adapter
-from fledge.model.block import KeyValues, Masks, Setting
 from fledge.model.causal import CausalModel
-from fledge.model.decoder import SITES, Decoder
-from fledge.model.head import token_logps
-from fledge.model.kernels import Kernels, sums_dtype
+from fledge.model.engine import block
+from fledge.model.engine.block import KeyValues, Masks, Setting
+from fledge.model.engine.decoder import SITES, Decoder
+from fledge.model.engine.head import token_logps
+from fledge.model.engine.kernels import Kernels, sums_dtype
+from fledge.model.engine.sites import Site, Sites
+from fledge.model.engine.workspace import Workspace
 from fledge.model.lora import LoraSettings, check_targets
-from fledge.model.sites import Site, Sites
 from fledge.model.tokens import TreeTokens
-from fledge.model.workspace import Workspace
 
 
 @dataclass

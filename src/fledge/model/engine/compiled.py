@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fledge.model.compile import compiled
-from fledge.model.kernels import HeadShape, Kernels, Keys, Layout
-from fledge.model.plain import PlainKernels
+from fledge.model.engine.compile import compiled
+from fledge.model.engine.kernels import HeadShape, Kernels, Keys, Layout
+from fledge.model.engine.plain import PlainKernels
 from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
 

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from fledge.errors import ConfigError, nearest
 
 FILE_NAME = "fledge.yaml"
 Auto = Literal["auto"]
+
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+def size_bytes(text: str) -> int:
+    """Return the bytes of a size such as 4GB, 3.5 GiB or 800MB. Raises ValueError where it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in UNITS:
+        raise ValueError("expected a size such as 4GB, 3.5GiB or 800MB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def _as_list(value: object) -> object:
@@ -40,7 +52,17 @@ class TrainConfig(_Section):
     tokens_per_piece: Annotated[int, Field(ge=1)] | Auto = Field(
         "auto", description="a step is computed in pieces of at most so many tokens: bounds memory, changes no gradient"
     )
+    targets: Annotated[list[str], BeforeValidator(_as_list)] | Auto = Field(
+        "auto", description="linear layers with an adapter, by last name (q_proj, ...); auto: all of them"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank), so that large ranks learn as fast")
+    dora: bool = Field(False, description="train the length of every row too (DoRA): better at low ranks, slower")
+    lora_plus: float = Field(1.0, ge=1, le=64, description="LoRA+: B learns at so many times the rate of A")
+    ram: str = Field("auto", description="memory that training may take: auto, or a size such as 4GB")
+    recompute: bool | Auto = Field(
+        "auto", description="keep only each layer's input and compute the rest again: a third slower, far less memory"
+    )
     weight_decay: float = Field(0.0, ge=0, lt=1, description="decoupled weight decay of AdamW")
     clip_norm: float = Field(1.0, gt=0, description="gradients are clipped to this global norm")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")
@@ -49,6 +71,13 @@ class TrainConfig(_Section):
     dtype: Literal["auto", "bfloat16", "float32"] = Field("auto", description="of frozen weights and activations")
     checkpoint_s: float = Field(60.0, ge=0, description="seconds between checkpoints; 0 writes one after every step")
     seed: int = Field(0, ge=0, description="seed of the adapter, the split and the order of rows")
+
+    @field_validator("ram")
+    @classmethod
+    def _is_a_size(cls, value: str) -> str:
+        if value != "auto":
+            size_bytes(value)
+        return value
 
 
 class GenerateConfig(_Section):

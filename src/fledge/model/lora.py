@@ -24,7 +24,7 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The knobs of an adapter. `targets` are last names of linear layers, `layers` how many top layers (None: all).
+    """The knobs of an adapter. `targets`: last names of linear layers; `layers`: how many top layers (None: all).
 
     rslora: scale by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732). dora: train a magnitude per output too
     (Liu et al. 2024, arXiv 2402.09353).
@@ -35,7 +35,7 @@ class LoraSettings:
     dropout: float = 0.0
     rslora: bool = False
     dora: bool = False
-    targets: Sequence[str] = ALL_LINEAR
+    targets: Sequence[str] | None = None
     layers: int | None = None
 
     @property
@@ -59,22 +59,29 @@ def settings_of(adapter: Adapter) -> LoraSettings:
 class LoraLinear(nn.Module):
     """A frozen linear layer with an adapter beside it. A [r, in] and B [out, r] are float32 masters."""
 
-    def __init__(self, base: nn.Linear, settings: LoraSettings, *, generator: torch.Generator) -> None:
+    def __init__(self, base: Any, settings: LoraSettings, *, generator: torch.Generator) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
+        self._turned = not isinstance(base, nn.Linear)
+        outs, ins = self._weight().shape
         self.scale, self.dropout, self.enabled = settings.scale, settings.dropout, True
         precise = torch.promote_types(base.weight.dtype, torch.float32)
         # Uniform(-1/sqrt(in), 1/sqrt(in)): PEFT's default, kaiming_uniform with a = sqrt(5).
-        bound = 1 / math.sqrt(base.in_features)
-        start = torch.empty(settings.rank, base.in_features).uniform_(-bound, bound, generator=generator)
+        bound = 1 / math.sqrt(ins)
+        start = torch.empty(settings.rank, ins).uniform_(-bound, bound, generator=generator)
         self.lora_A = nn.Parameter(start.to(precise))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, settings.rank, dtype=precise))
+        self.lora_B = nn.Parameter(torch.zeros(outs, settings.rank, dtype=precise))
         self.lora_magnitude_vector: nn.Parameter | None = None
         if settings.dora:
-            self.lora_magnitude_vector = nn.Parameter(base.weight.to(precise).norm(dim=1))
+            self.lora_magnitude_vector = nn.Parameter(self._weight().to(precise).norm(dim=1))
+
+    def _weight(self) -> Tensor:
+        """The frozen weight [out, in]."""
+        weight: Tensor = self.base.weight
+        return weight.t() if self._turned else weight
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.linear(x, self.base.weight)
+        y = functional.linear(x, self._weight())
         if not self.enabled:
             return y if self.base.bias is None else y + self.base.bias
         a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
@@ -86,7 +93,7 @@ class LoraLinear(nn.Module):
             base = (
                 y
                 if dropped is x or not (self.dropout and self.training)
-                else functional.linear(dropped, self.base.weight)
+                else functional.linear(dropped, self._weight())
             )
             y = y + (gain - 1) * base + gain * direction
         else:
@@ -96,9 +103,14 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def _norm(self) -> Tensor:
         """Return the length [out] of every row of W + scale B A."""
-        merged = self.base.weight.to(self.lora_A.dtype) + self.scale * (self.lora_B @ self.lora_A)
+        merged = self._weight().to(self.lora_A.dtype) + self.scale * (self.lora_B @ self.lora_A)
         length: Tensor = torch.linalg.vector_norm(merged, dim=1)
         return length
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear layer: torch's, or GPT-2's, which holds its weight the other way round."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def _layer(path: str) -> int:
@@ -113,19 +125,23 @@ def inject(network: Any, settings: LoraSettings, *, seed: int) -> int:
     """
     network.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    found = dict.fromkeys(settings.targets, 0)
+    head = network.get_output_embeddings()
+    found = dict.fromkeys(settings.targets or (), 0)
     num_layers = int(getattr(network.config, "num_hidden_layers", 0))
     lowest = num_layers - settings.layers if settings.layers else 0
     places = [
         (parent, name)
         for path, parent in network.named_modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear) and name in found and _layer(path) >= lowest
+        if _is_linear(child)
+        and child is not head
+        and _layer(path) >= lowest
+        and (settings.targets is None or name in settings.targets)
     ]
     for parent, name in places:
         setattr(parent, name, LoraLinear(getattr(parent, name), settings, generator=generator))
-        found[name] += 1
-    linear = (name for name, module in network.named_modules() if isinstance(module, nn.Linear))
+        found[name] = found.get(name, 0) + 1
+    linear = (name for name, module in network.named_modules() if _is_linear(module))
     check_targets(found, sorted({name.rsplit(".", 1)[-1] for name in linear}))
     return len(places)
 

@@ -135,7 +135,7 @@ def _take(
         )
     lr = plan.schedule.lr(number - 1)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_ratio", 1.0)
     optimizer.step()
     return Step(
         step=number,

@@ -29,10 +29,16 @@ class Schedule:
         return self.peak * (FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def adamw(parameters: Mapping[str, nn.Parameter], *, weight_decay: float) -> torch.optim.AdamW:
+def adamw(parameters: Mapping[str, nn.Parameter], *, weight_decay: float, lora_plus: float = 1.0) -> torch.optim.AdamW:
     """Return AdamW over float32 masters (Loshchilov & Hutter 2019, arXiv 1711.05101). The loop sets the learning rate.
 
+    `lora_plus`: how many times the rate of A the matrices B get (Hayou et al. 2024, arXiv 2402.12354).
     beta2 0.99 instead of 0.999: runs of a hundred steps are over before an average over a thousand means anything.
     """
     assert all(p.dtype == torch.float32 for p in parameters.values()), "masters are float32"
-    return torch.optim.AdamW(list(parameters.values()), lr=0.0, betas=(0.9, 0.99), weight_decay=weight_decay)
+    ratios = {name: lora_plus if "lora_B" in name else 1.0 for name in parameters}
+    groups = [
+        {"params": [p for name, p in parameters.items() if ratios[name] == ratio], "lr_ratio": ratio}
+        for ratio in sorted(set(ratios.values()))
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=weight_decay)

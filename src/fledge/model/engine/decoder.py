@@ -50,17 +50,17 @@ class Decoder:
     inverse_frequencies: Tensor
     local_inverse_frequencies: Tensor | None
 
-    def widths(self, site: str) -> tuple[int, list[int]]:
-        """Return (in, [out of each projection]) of a fused product."""
-        shape = self.shape
-        outs = {
-            "qkv": [shape.query_width, shape.key_width, shape.key_width],
-            "o": [shape.width],
-            "gate_up": [shape.ffn_width, shape.ffn_width],
-            "down": [shape.width],
-        }
-        ins = {"qkv": shape.width, "o": shape.query_width, "gate_up": shape.width, "down": shape.ffn_width}
-        return ins[site], outs[site]
+
+def site_widths(shape: Shape, site: str) -> tuple[int, list[int]]:
+    """Return (in, [out of each projection]) of a fused product."""
+    outs = {
+        "qkv": [shape.query_width, shape.key_width, shape.key_width],
+        "o": [shape.width],
+        "gate_up": [shape.ffn_width, shape.ffn_width],
+        "down": [shape.width],
+    }
+    ins = {"qkv": shape.width, "o": shape.query_width, "gate_up": shape.width, "down": shape.ffn_width}
+    return ins[site], outs[site]
 
 
 def read_decoder(weights: Weights, *, dtype: torch.dtype) -> Decoder:

@@ -64,7 +64,7 @@ class Engine(CausalModel):
     def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
         assert not settings.dora, "DoRA takes the plain path"
         names = [name.rsplit(".", 1)[-1] for site in SITES.values() for name in site]
-        check_targets({target: names.count(target) for target in settings.targets}, names)
+        check_targets({target: names.count(target) for target in settings.targets or ()}, names)
         self.sites = Sites(self.decoder, settings, seed=seed)
         self._free, self._forward_only = [], None
 

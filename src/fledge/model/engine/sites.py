@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fledge.model.adapter import PREFIX, SIDES
-from fledge.model.engine.decoder import SITES, Decoder
+from fledge.model.engine.decoder import SITES, Decoder, site_widths
 from fledge.model.engine.kernels import Kernels, Layout, sums_dtype
 from fledge.model.lora import LoraSettings
 
@@ -66,24 +66,25 @@ def _turned(low: Tensor, scale: float = 1.0) -> Tensor:
     return padded[:, :count]
 
 
+def wanted(settings: LoraSettings) -> dict[str, list[int]]:
+    """Return for each site which of its projections are adapted; sites without one are left out."""
+    names = {site: [name.rsplit(".", 1)[-1] for name in SITES[site]] for site in SITES}
+    targets = settings.targets
+    found = {s: [i for i, name in enumerate(own) if targets is None or name in targets] for s, own in names.items()}
+    return {site: which for site, which in found.items() if which}
+
+
 class Sites:
     """All adapters of a decoder. `lora_A` and `lora_B` are what the optimizer sees; B is held transposed, [r, O]."""
 
     def __init__(self, decoder: Decoder, settings: LoraSettings, *, seed: int) -> None:
         self.settings = settings
         rank = settings.rank
-        wanted = set(settings.targets)
-        layers = range(
-            decoder.shape.num_layers - (settings.layers or decoder.shape.num_layers), decoder.shape.num_layers
-        )
-        plan = [
-            (layer, site, [i for i, name in enumerate(SITES[site]) if name.rsplit(".", 1)[-1] in wanted])
-            for layer in layers
-            for site in SITES
-        ]
-        plan = [(layer, site, which) for layer, site, which in plan if which]
-        sizes_a = [rank * len(which) * decoder.widths(site)[0] for _, site, which in plan]
-        sizes_b = [rank * decoder.widths(site)[1][i] for _, site, which in plan for i in which]
+        num_layers = decoder.shape.num_layers
+        layers = range(num_layers - (settings.layers or num_layers), num_layers)
+        plan = [(layer, site, which) for layer in layers for site, which in wanted(settings).items()]
+        sizes_a = [rank * len(which) * site_widths(decoder.shape, site)[0] for _, site, which in plan]
+        sizes_b = [rank * site_widths(decoder.shape, site)[1][i] for _, site, which in plan for i in which]
         precise = sums_dtype(decoder.dtype)
         self.lora_A = nn.Parameter(torch.zeros(sum(sizes_a), dtype=precise))
         self.lora_B = nn.Parameter(torch.zeros(sum(sizes_b), dtype=precise))
@@ -94,7 +95,7 @@ class Sites:
         self._version = -1
         at_a = at_b = 0
         for layer, site, which in plan:
-            ins, outs = decoder.widths(site)
+            ins, outs = site_widths(decoder.shape, site)
             size = rank * len(which) * ins
             parts, master_b, grad_b = [], [], []
             for position, i in enumerate(which):

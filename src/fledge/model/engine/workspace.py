@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fledge.model.engine.decoder import Decoder
 from fledge.model.engine.kernels import sums_dtype
+from fledge.model.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class Workspace:
 
     def __init__(self, decoder: Decoder, *, num_tokens: int, ranks: dict[str, int], kept: int, streams: int) -> None:
         self.num_tokens, self._kept, self._streams = num_tokens, kept, streams
-        self._widths = saved_widths(decoder, ranks)
+        self._widths = saved_widths(decoder.shape, ranks)
         self._streams_x = [
             torch.empty(num_tokens * decoder.shape.width, dtype=sums_dtype(decoder.dtype)) for _ in range(streams)
         ]
         self._saved = [self._buffers(decoder, num_tokens) for _ in range(kept)]
         self._scratch = {
             name: torch.empty(num_tokens * width, dtype=decoder.dtype)
-            for name, width in scratch_widths(decoder, ranks).items()
+            for name, width in scratch_widths(decoder.shape, ranks).items()
         }
         self._width = decoder.shape.width
         self._ranks, self._post, self._heads = ranks, decoder.shape.style.post_norms, decoder.shape.style.head_norm
@@ -101,9 +102,15 @@ class Workspace:
         )
 
 
-def saved_widths(decoder: Decoder, ranks: dict[str, int]) -> dict[str, tuple[int, bool]]:
+def bytes_per_token(shape: Shape, ranks: dict[str, int], *, dtype: torch.dtype, kept: int, streams: int) -> int:
+    """Return what a workspace takes for each token that it has room for."""
+    exact, rounded = sums_dtype(dtype).itemsize, dtype.itemsize
+    saved = sum(width * (exact if sums else rounded) for width, sums in saved_widths(shape, ranks).values())
+    return kept * saved + streams * shape.width * exact + sum(scratch_widths(shape, ranks).values()) * rounded
+
+
+def saved_widths(shape: Shape, ranks: dict[str, int]) -> dict[str, tuple[int, bool]]:
     """Return (numbers per token, in sums?) of every buffer that a layer keeps."""
-    shape = decoder.shape
     keys = shape.query_width + 2 * shape.key_width
     widths = {
         "mid": (shape.width, True),
@@ -126,9 +133,8 @@ def saved_widths(decoder: Decoder, ranks: dict[str, int]) -> dict[str, tuple[int
     return widths | {f"low_{site}": (rank, False) for site, rank in ranks.items()}
 
 
-def scratch_widths(decoder: Decoder, ranks: dict[str, int]) -> dict[str, int]:
+def scratch_widths(shape: Shape, ranks: dict[str, int]) -> dict[str, int]:
     """Return the numbers per token of every passing buffer."""
-    shape = decoder.shape
     return {
         "hidden": shape.width,
         "rounded": shape.width,

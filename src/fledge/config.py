@@ -52,8 +52,8 @@ class TrainConfig(_Section):
     tokens_per_piece: Annotated[int, Field(ge=1)] | Auto = Field(
         "auto", description="a step is computed in pieces of at most so many tokens: bounds memory, changes no gradient"
     )
-    targets: Annotated[list[str], BeforeValidator(_as_list)] | Auto = Field(
-        "auto", description="linear layers with an adapter, by last name (q_proj, ...); auto: all of them"
+    targets: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default_factory=list, description="linear layers with an adapter, by last name (q_proj, ...); none named: all"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank), so that large ranks learn as fast")

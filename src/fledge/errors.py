@@ -50,6 +50,7 @@ CODES: dict[str, str] = {
     "run.not_resumable": "a run without a usable checkpoint, or whose inputs have changed",
     "run.busy": "a run that another process is training",
     "train.non_finite": "the loss or a gradient became NaN or infinite",
+    "train.memory": "a run that does not fit into the memory it may take",
     "train.no_gradient": "an adapter matrix that got no gradient",
     "export.unknown_type": "a quantisation type that fledge does not write",
     "export.non_finite": "a weight that is not finite or too large for the type it is written in",

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fledge.config import Config, TrainConfig
+from fledge.errors import TrainError
 from fledge.model.hardware import Machine
 from fledge.model.shape import Shape
-from fledge.training.auto import resolve
+from fledge.training.auto import Means, resolve
 from fledge.training.optim import FINAL_SHARE, Schedule, adamw
 from tiny import random_examples
 
@@ -64,9 +65,14 @@ def test_every_auto_is_resolved_with_a_reason_and_within_what_the_knob_takes(
     rows: int, free: int, params: float
 ) -> None:
     examples = random_examples(rows)
-    config, choices = resolve(
-        Config(), examples=examples, num_params=int(params), shape=SHAPE, machine=machine(free=free)
-    )
+    means = Means(SHAPE, int(params), machine(free=free), 300 << 20)
+    try:
+        config, choices, plan = resolve(Config(), examples=examples, means=means)
+    except TrainError as error:
+        assert error.code == "train.memory"
+        assert params * 4 > 0.3 * free or free < 2 << 30, "there was room"
+        return
+    assert plan.bytes <= 0.8 * free
     chosen = {choice.knob: choice for choice in choices}
     autos = {f"train.{k}" for k, v in TrainConfig().model_dump().items() if v == "auto"}
     assert set(chosen) == autos
@@ -75,12 +81,20 @@ def test_every_auto_is_resolved_with_a_reason_and_within_what_the_knob_takes(
         assert choice.reason
         assert str(choice).startswith(f"{choice.knob} = {choice.value}: ")
     assert isinstance(config.train.tokens_per_piece, int)
-    assert config.train.tokens_per_piece >= max(len(e.ids) for e in examples), "a row is never cut"
 
 
 def test_what_the_user_said_stays() -> None:
-    said = TrainConfig(epochs=3, lr=2e-5, rank=7, rows_per_step=2, tokens_per_piece=99, dtype="bfloat16")
-    config, choices = resolve(
-        Config(train=said), examples=random_examples(4), num_params=10**8, shape=SHAPE, machine=machine()
+    said = TrainConfig(
+        epochs=3,
+        lr=2e-5,
+        rank=7,
+        rows_per_step=2,
+        tokens_per_piece=99,
+        dtype="bfloat16",
+        targets=["q_proj"],
+        ram="6GB",
+        recompute=True,
     )
+    means = Means(SHAPE, 10**8, machine(), 300 << 20)
+    config, choices, _ = resolve(Config(train=said), examples=random_examples(4), means=means)
     assert (config.train, choices) == (said, [])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from fledge.model.engine.head import token_logps
 from fledge.model.engine.kernels import Kernels
 from fledge.model.engine.passes import Engine
 from fledge.model.lora import LoraSettings
+from fledge.model.names import ARCHITECTURES
 from fledge.model.shape import Shape
 from fledge.model.tokens import TreeTokens
 from fledge.model.weights import Weights
@@ -30,14 +32,24 @@ from fledge.model.weights import Weights
 SAME = 1e-3
 
 
-def load_model(weights: Weights, *, dtype: torch.dtype, plain: str = "") -> CausalModel:
+def plain_reason(weights: Weights, *, dora: bool = False) -> str:
+    """Return why the plain path has to be taken, in words, or "" where the fast one can."""
+    if weights.shape.architecture not in ARCHITECTURES:
+        return f"there is no fast path for '{weights.shape.architecture}' models"
+    return "DoRA needs the length of every merged row" if dora else ""
+
+
+def load_model(weights: Weights, *, dtype: torch.dtype, plain: str = "", recompute: bool = False) -> CausalModel:
     """Return the model of `weights` in `dtype`, frozen, without an adapter.
 
     It is the engine where the architecture is one of its own; `plain` is a reason, in words, to take the plain path.
+    With `recompute` only the inputs of layers are kept for the backward pass.
     """
+    plain = plain or plain_reason(weights)
     if not plain:
-        return Engine(read_decoder(weights, dtype=dtype), kernels_for(dtype))
-    return PlainModel(_llama(weights, dtype), weights.shape, dtype, kernels_for(dtype), reason=plain)
+        return Engine(read_decoder(weights, dtype=dtype), kernels_for(dtype), recompute=recompute)
+    network = _from_folder(weights.path, dtype) if weights.path.is_dir() else _llama(weights, dtype)
+    return PlainModel(network, weights.shape, dtype, kernels_for(dtype), reason=plain)
 
 
 class PlainModel(CausalModel):
@@ -63,6 +75,10 @@ class PlainModel(CausalModel):
     def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
         self.settings = settings
         lora.inject(self.network, settings, seed=seed)
+        with torch.no_grad():
+            self._row_hidden(_small_tree())
+        if past := lora.withdraw_bypassed(self.network):
+            self.path += f"; no adapter beside {', '.join(past)}, whose weights it multiplies with by itself"
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return dict(lora.matrices(self.network))
@@ -176,6 +192,25 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
+def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
+    """Return whatever causal language model transformers makes of a folder. No code of the folder is run."""
+    from transformers import AttentionInterface, AutoModelForCausalLM
+
+    AttentionInterface.register(attention.NAME, attention.tree_attention)
+    try:
+        network: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(
+            "model.unsupported",
+            f"transformers cannot load it as a causal language model: {str(error).splitlines()[0]}",
+            where=str(folder),
+            remedy="Choose another model.",
+        ) from error
+    return network
+
+
 def _llama(weights: Weights, dtype: torch.dtype) -> Any:
     """Return transformers' LlamaForCausalLM with `weights`, tensor by tensor so that float32 is never held whole."""
     from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
@@ -185,7 +220,7 @@ def _llama(weights: Weights, dtype: torch.dtype) -> Any:
     if shape.architecture != "llama":
         raise ModelError(
             "model.unsupported",
-            f"the plain path cannot build a '{shape.architecture}' model from this file.",
+            f"a '{shape.architecture}' model can be built from a GGUF file on the fast path only.",
             where=str(weights.path),
             remedy="Use its Hugging Face folder, or leave train.dora off.",
         )

@@ -64,7 +64,7 @@ class LoraLinear(nn.Module):
         self.base = base.requires_grad_(False)
         self._turned = not isinstance(base, nn.Linear)
         outs, ins = self._weight().shape
-        self.scale, self.dropout, self.enabled = settings.scale, settings.dropout, True
+        self.scale, self.dropout, self.enabled, self.bypassed = settings.scale, settings.dropout, True, False
         precise = torch.promote_types(base.weight.dtype, torch.float32)
         # Uniform(-1/sqrt(in), 1/sqrt(in)): PEFT's default, kaiming_uniform with a = sqrt(5).
         bound = 1 / math.sqrt(ins)
@@ -74,6 +74,18 @@ class LoraLinear(nn.Module):
         self.lora_magnitude_vector: nn.Parameter | None = None
         if settings.dora:
             self.lora_magnitude_vector = nn.Parameter(self._weight().to(precise).norm(dim=1))
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, for models that multiply with it themselves; that goes past the adapter, and is noted."""
+        self.bypassed = True
+        weight: Tensor = self.base.weight
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias: Tensor | None = self.base.bias
+        return bias
 
     def _weight(self) -> Tensor:
         """The frozen weight [out, in]."""
@@ -144,6 +156,15 @@ def inject(network: Any, settings: LoraSettings, *, seed: int) -> int:
     linear = (name for name, module in network.named_modules() if _is_linear(module))
     check_targets(found, sorted({name.rsplit(".", 1)[-1] for name in linear}))
     return len(places)
+
+
+def withdraw_bypassed(network: nn.Module) -> list[str]:
+    """Take the adapters away that the model has gone past, after it has run once; return the names of their layers."""
+    names = [name for name, layer in adapters(network) if layer.bypassed]
+    for name in names:
+        parent, _, own = name.rpartition(".")
+        setattr(network.get_submodule(parent), own, network.get_submodule(name).base)
+    return sorted({name.rsplit(".", 1)[-1] for name in names})
 
 
 def check_targets(found: dict[str, int], names: Sequence[str]) -> None:

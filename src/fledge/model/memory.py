@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def memory_bytes() -> tuple[int, int]:
@@ -28,6 +30,23 @@ def _number(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def forget_pages(array: Any) -> None:
+    """Let go of the pages of the mapped file that `array` is a view of; they are read again when they are wanted."""
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = getattr(array, "base", None)
+    if array is not None and hasattr(mmap, "MADV_DONTNEED"):
+        array.madvise(mmap.MADV_DONTNEED)
+
+
+def rss_bytes() -> int:
+    """Return the resident memory of this process now; the peak where the system tells no more."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return peak_rss_bytes()
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_rss_bytes() -> int:

@@ -137,6 +137,54 @@ def shape_from_config(config: Mapping[str, Any], *, where: str) -> Shape:
     return _checked(shape, where)
 
 
+# What architectures without a table entry call the same numbers.
+_OTHER_NAMES = {
+    "num_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "width": ("hidden_size", "n_embd", "d_model", "dim"),
+    "ffn_width": ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size"),
+    "num_heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    "vocab_size": ("vocab_size",),
+    "context_tokens": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"),
+}
+
+
+def other_shape(config: Mapping[str, Any], *, where: str) -> Shape:
+    """Return what can be told of a model whose architecture fledge has no table for: enough to plan with.
+
+    Raises ModelError where not even its sizes are told, or where it brings its own code.
+    """
+    if config.get("auto_map"):
+        raise _unsupported(where, "brings its own Python code (auto_map), which fledge does not run")
+    if config.get("quantization_config"):
+        raise _unsupported(where, "holds quantised weights (quantization_config)", "Use the original weights.")
+    if not isinstance(config.get("model_type"), str):
+        raise _broken(where, "does not say its architecture")
+    inner = config.get("text_config")
+    told: Mapping[str, Any] = inner if isinstance(inner, dict) else config
+    found = {
+        field: next((told[name] for name in names if isinstance(told.get(name), int)), None)
+        for field, names in _OTHER_NAMES.items()
+    }
+    usual = {"num_heads": 1, "context_tokens": 2048, "ffn_width": 4 * (found["width"] or 0)}
+    fields = _Fields({key: usual.get(key) if value is None else value for key, value in found.items()}, where)
+    width, num_heads = fields.whole("width"), fields.whole("num_heads")
+    return Shape(
+        architecture=config["model_type"],
+        num_layers=fields.whole("num_layers"),
+        width=width,
+        ffn_width=fields.whole("ffn_width"),
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_width=max(1, width // num_heads),
+        vocab_size=fields.whole("vocab_size"),
+        context_tokens=fields.whole("context_tokens"),
+        rope_theta=10_000.0,
+        rope_scaling=None,
+        norm_eps=1e-5,
+        tied=config.get("tie_word_embeddings", True) is True,
+    )
+
+
 def known_architecture(name: Any, where: str, *, gguf: bool = False) -> Architecture:
     """Return the table entry of the architecture that a config.json (or, with `gguf`, a GGUF file) claims.
 

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.errors import ModelError
+from fledge.model.memory import forget_pages
 from fledge.model.names import ARCHITECTURES, ROPE_FREQS, Weight, unpermute_rows, weights_of
 from fledge.model.safetensors_file import BYTES_PER_WEIGHT, StoredTensor, map_safetensors, read_object
 from fledge.model.shape import Shape as Shape
-from fledge.model.shape import known_architecture, shape_from_config, shape_from_gguf
+from fledge.model.shape import known_architecture, other_shape, shape_from_config, shape_from_gguf
 from fledge.runtime.gguf_check import Header, TensorInfo, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -74,11 +75,14 @@ class Weights(ABC):
 def open_weights(path: Path) -> Weights:
     """Open a `.gguf` file or a Hugging Face folder (config.json and safetensors).
 
+    A folder of an architecture without an entry in `names.ARCHITECTURES` opens too, for the plain path.
+
     Raises ModelError: `model.unknown` where there is no such path, `model.unsupported` for what cannot be loaded,
     `model.broken_file` for damaged files. Nothing in the files is executed.
     """
     if path.is_dir():
-        return FolderWeights(path)
+        known = read_object(path / "config.json").get("model_type") in ARCHITECTURES
+        return FolderWeights(path) if known else OtherWeights(path)
     if path.is_file():
         return GgufWeights(path)
     raise ModelError("model.unknown", "there is no such file or folder.", where=str(path), remedy="Check the path.")
@@ -117,6 +121,8 @@ class GgufWeights(Weights):
     def read(self, name: str) -> NDArray[np.float32]:
         weight = self.weights[name]
         values = self._floats(weight.gguf)
+        # A model is read once; its file would stay in our memory beside what was made of it.
+        forget_pages(self._bytes)
         if weight.heads is not None:
             return unpermute_rows(values, getattr(self.shape, weight.heads))
         return values
@@ -166,6 +172,28 @@ class FolderWeights(Weights):
                 where=str(path),
                 remedy="Use the original weights.",
             )
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        values = self._stored[name].read()
+        forget_pages(self._stored[name].raw)
+        return values
+
+
+class OtherWeights(Weights):
+    """A Hugging Face folder of any other architecture: its tensors by their own names."""
+
+    kind = "folder"
+
+    def __init__(self, path: Path) -> None:
+        self.config = read_object(path / "config.json")
+        self._stored: dict[str, StoredTensor] = {}
+        for file in _safetensors_files(path):
+            self._stored.update(map_safetensors(file))
+        self.path, self.shape = path, other_shape(self.config, where=str(path / "config.json"))
+        self.weights = {name: Weight(name, ()) for name in self._stored}
+
+    def tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._stored[name].shape
 
     def read(self, name: str) -> NDArray[np.float32]:
         return self._stored[name].read()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fledge.config import Config
-from fledge.model.memory import memory_bytes, peak_rss_bytes
+from fledge.model.memory import memory_bytes
 from fledge.objective import OBJECTIVES
 from fledge.recipes.tune import Setup, build, prepare, stream
 from fledge.training.checkpoint import KEPT
@@ -43,7 +43,8 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
     adapter_bytes = sum(p.numel() * p.element_size() for p in parameters.values())
     told = {
         "seconds": seconds_per_token * num_tokens,
-        "ram_bytes": peak_rss_bytes(),
+        "ram_bytes": setup.plan.bytes,
+        "ram_parts": setup.plan.parts,
         # the adapter, and checkpoints of it with two moments; one more exists while it is being written
         "disk_bytes": adapter_bytes * (1 + 3 * (KEPT + 1)),
     }

@@ -22,9 +22,9 @@ from fledge.errors import ConfigError, RunError
 from fledge.model.adapter import save_adapter
 from fledge.model.causal import CausalModel
 from fledge.model.hardware import DTYPES, survey
-from fledge.model.load import load_model
+from fledge.model.load import load_model, plain_reason
 from fledge.model.lora import LoraSettings
-from fledge.model.memory import peak_rss_bytes
+from fledge.model.memory import peak_rss_bytes, rss_bytes
 from fledge.model.pull import resolve as resolve_model
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import Weights, open_weights
@@ -33,10 +33,11 @@ from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, wri
 from fledge.recipes.prepare import Lesson, read_project, teach
 from fledge.recipes.report import write_report
 from fledge.training import checkpoint
-from fledge.training.auto import resolve
+from fledge.training.auto import Means, lora_settings, resolve
 from fledge.training.batch import Batch, batches, num_steps
 from fledge.training.log import MetricsLog, read
 from fledge.training.loop import Plan, Step, Summary, fit
+from fledge.training.memory_plan import MemoryPlan
 from fledge.training.optim import Schedule, adamw
 from fledge.training.score import mean_loss
 
@@ -63,6 +64,8 @@ class Setup:
     lesson: Lesson
     held_out: Lesson
     threads: int
+    plain: str
+    plan: MemoryPlan
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -78,10 +81,7 @@ class Setup:
 
     @property
     def lora(self) -> LoraSettings:
-        """The adapter. Alpha is twice the rank, so that B A is added doubled whatever the rank is."""
-        train = self.config.train
-        assert train.rank != "auto"
-        return LoraSettings(train.rank, 2.0 * train.rank, dropout=train.dropout)
+        return lora_settings(self.config.train)
 
     @property
     def steps(self) -> int:
@@ -99,9 +99,9 @@ def prepare(project: Path, config: Config, *, threads: int | None = None) -> Set
     machine = survey()
     torch.set_num_threads(threads or machine.threads)
     num_params = sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names())
-    resolved, choices = resolve(
-        config, examples=lesson.examples, num_params=num_params, shape=weights.shape, machine=machine
-    )
+    plain = plain_reason(weights, dora=config.train.dora)
+    means = Means(weights.shape, num_params, machine, rss_bytes(), plain=bool(plain))
+    resolved, choices, plan = resolve(config, examples=lesson.examples, means=means)
     notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: the answers and the token that ends them"]
     if lesson.too_long:
         limit = config.train.max_tokens
@@ -114,6 +114,8 @@ def prepare(project: Path, config: Config, *, threads: int | None = None) -> Set
         lesson=lesson,
         held_out=held_out,
         threads=torch.get_num_threads(),
+        plain=plain,
+        plan=plan,
         notes=(*notes, *map(str, choices)),
     )
 
@@ -176,10 +178,11 @@ def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.opt
     train = setup.config.train
     assert train.rank != "auto" and train.dtype != "auto"
     torch.manual_seed(train.seed)
-    model = load_model(setup.weights, dtype=DTYPES[train.dtype])
+    assert train.recompute != "auto"
+    model = load_model(setup.weights, dtype=DTYPES[train.dtype], plain=setup.plain, recompute=train.recompute)
     model.add_adapter(setup.lora, seed=train.seed)
     parameters = model.parameters()
-    return model, parameters, adamw(parameters, weight_decay=train.weight_decay)
+    return model, parameters, adamw(parameters, weight_decay=train.weight_decay, lora_plus=train.lora_plus)
 
 
 def stream(setup: Setup, *, first_step: int = 0) -> Iterator[Batch]:
@@ -193,6 +196,7 @@ def stream(setup: Setup, *, first_step: int = 0) -> Iterator[Batch]:
         seed=train.seed,
         first_step=first_step,
         steps=setup.steps,
+        trunk=not setup.plain,
     )
 
 
@@ -239,7 +243,11 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
     train = setup.config.train
     assert train.tokens_per_piece != "auto"
     held_out = setup.held_out.examples
-    eval_loss = mean_loss(model, held_out, tokens_per_piece=train.tokens_per_piece) if held_out else None
+    eval_loss = (
+        mean_loss(model, held_out, tokens_per_piece=train.tokens_per_piece, trunk=model.has_trunks)
+        if held_out
+        else None
+    )
     totals = _totals(run)
     summary = {
         "run": run.path.name,

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fledge.config import Config, TrainConfig
-from fledge.model.hardware import Machine
+from fledge.config import Config, TrainConfig, size_bytes
+from fledge.model.hardware import DTYPES, Machine
+from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
 from fledge.records import Example
+from fledge.training.memory_plan import Job, MemoryPlan, plan_memory
 
 # Row visits after which a 135M model with rank 16 had learnt tens to hundreds of facts by heart (benchmarks/README.md).
 ROW_VISITS = 1300
 MIN_EPOCHS, MAX_EPOCHS = 1, 15
 ROWS_PER_STEP = 8
-# Share of the free memory that the activations of one piece may take.
-ACTIVATION_SHARE = 0.25
-PIECE_TOKENS = (256, 512)
+# Share of the free memory that a run takes for itself where nobody says how much.
+RAM_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -24,30 +25,100 @@ class Choice:
     """A knob that was chosen for the user."""
 
     knob: str
-    value: float | int | str
+    value: object
     reason: str
 
     def __str__(self) -> str:
         return f"{self.knob} = {self.value}: {self.reason}"
 
 
-def resolve(
-    config: Config, *, examples: Sequence[Example], num_params: int, shape: Shape, machine: Machine
-) -> tuple[Config, list[Choice]]:
-    """Return the config without any `auto` under `train`, and what was chosen."""
-    longest = max(len(example.ids) for example in examples)
-    rules: dict[str, tuple[float | int | str, str]] = {
+@dataclass(frozen=True)
+class Means:
+    """What a run has to work with. `params` are all numbers of the base model; `plain` is the path without contexts."""
+
+    shape: Shape
+    num_params: int
+    machine: Machine
+    process_bytes: int
+    plain: bool = False
+
+
+def resolve(config: Config, *, examples: Sequence[Example], means: Means) -> tuple[Config, list[Choice], MemoryPlan]:
+    """Return the config without any `auto` under `train`, what was chosen, and what memory it will take.
+
+    Raises TrainError `train.memory` where nothing fits into train.ram.
+    """
+    machine = means.machine
+    rules: dict[str, tuple[object, str]] = {
         "epochs": _epochs(len(examples)),
-        "lr": _lr(num_params),
+        "lr": _lr(means.num_params),
         "rank": (16, "enough for hundreds of facts in a small model; more costs time, not quality"),
         "rows_per_step": _rows_per_step(len(examples)),
-        "tokens_per_piece": _tokens_per_piece(shape, longest, machine),
         "dtype": (machine.dtype, machine.dtype_reason),
+        "ram": _ram(machine),
     }
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.train, knob) == "auto"}
-    train = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
+    train = config.train.model_copy(update={knob: value for knob, (value, _) in chosen.items()})
+    plan = _plan(train, examples, means)
+    more = {"tokens_per_piece": _piece_reason(plan), "recompute": _recompute_reason(plan)}
+    chosen |= {knob: rule for knob, rule in more.items() if getattr(train, knob) == "auto"}
+    values = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
     choices = [Choice(f"train.{knob}", value, reason) for knob, (value, reason) in chosen.items()]
-    return config.model_copy(update={"train": TrainConfig.model_validate(train)}), choices
+    return config.model_copy(update={"train": TrainConfig.model_validate(values)}), choices, plan
+
+
+def lora_settings(train: TrainConfig) -> LoraSettings:
+    """Return the adapter that resolved knobs ask for. Alpha is twice the rank, so B A is added doubled at any rank."""
+    assert train.rank != "auto"
+    return LoraSettings(
+        train.rank,
+        2.0 * train.rank,
+        dropout=train.dropout,
+        rslora=train.rslora,
+        dora=train.dora,
+        targets=tuple(train.targets) or None,
+    )
+
+
+def _plan(train: TrainConfig, examples: Sequence[Example], means: Means) -> MemoryPlan:
+    assert train.rows_per_step != "auto" and train.dtype != "auto"
+    job = Job(
+        means.shape,
+        DTYPES[train.dtype],
+        lora_settings(train),
+        means.num_params,
+        train.rows_per_step,
+        train.seed,
+        means.machine.threads,
+        trunk=not means.plain,
+    )
+    return plan_memory(
+        examples,
+        job,
+        budget_bytes=size_bytes(train.ram),
+        process_bytes=means.process_bytes,
+        tokens_per_piece=None if train.tokens_per_piece == "auto" else train.tokens_per_piece,
+        recompute=None if train.recompute == "auto" else train.recompute,
+    )
+
+
+def _ram(machine: Machine) -> tuple[str, str]:
+    megabytes = int(machine.ram_free_bytes * RAM_SHARE / 1e6)
+    return f"{megabytes}MB", f"{RAM_SHARE:.0%} of the {machine.ram_free_bytes / 1e9:.1f} GB that are free"
+
+
+def _piece_reason(plan: MemoryPlan) -> tuple[int, str]:
+    trunk = f" on a shared beginning of {plan.trunk_tokens}" if plan.trunk_tokens else ""
+    size = plan.parts["activations"] / 1e6
+    return plan.tokens_per_piece, (
+        f"steps have up to {plan.tokens} tokens at once{trunk}, {size:,.0f} MB of activations; changes no result"
+    )
+
+
+def _recompute_reason(plan: MemoryPlan) -> tuple[bool, str]:
+    if plan.recompute:
+        return True, "memory is too small to keep what all layers compute; costs a third of the speed"
+    return False, f"everything fits: {plan.bytes / 1e9:.2f} GB"
 
 
 def _epochs(num_rows: int) -> tuple[int, str]:
@@ -67,17 +138,3 @@ def _lr(num_params: int) -> tuple[float, str]:
 def _rows_per_step(num_rows: int) -> tuple[int, str]:
     rows = max(1, min(ROWS_PER_STEP, num_rows // 4))
     return rows, "small steps learn more per row; this many share their prefix and keep the processor busy"
-
-
-def _tokens_per_piece(shape: Shape, longest: int, machine: Machine) -> tuple[int, str]:
-    """Bound the activations kept for the backward pass.
-
-    Per token and layer they are about 14 vectors of the model's width and 6 of the feed-forward's (inputs of every
-    projection, norms, residuals, queries, keys, values, attention output; gate, up and their product, saved and
-    formed).
-    """
-    bytes_each = 2 if machine.dtype == "bfloat16" else 4
-    per_token = shape.num_layers * (14 * shape.width + 6 * shape.ffn_width) * bytes_each
-    affordable = int(machine.ram_free_bytes * ACTIVATION_SHARE / per_token)
-    tokens = max(longest, min(max(PIECE_TOKENS[0], affordable), PIECE_TOKENS[1]))
-    return tokens, f"about {tokens * per_token / 1e6:.0f} MB of activations at once; changes memory, not the result"

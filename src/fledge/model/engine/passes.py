@@ -51,11 +51,11 @@ class Context:
 class Engine(CausalModel):
     """The fast path. See CausalModel for what it does."""
 
-    def __init__(self, decoder: Decoder, kernels: Kernels) -> None:
+    def __init__(self, decoder: Decoder, kernels: Kernels, *, recompute: bool = False) -> None:
         self.decoder, self.kernels = decoder, kernels
         self.shape, self.dtype = decoder.shape, decoder.dtype
         self.sites: Sites | None = None
-        self.recompute = False
+        self.recompute = recompute
         self.path = f"fast path: kernels in {kernels.name} ({kernels.reason})"
         self._training = self._disabled = False
         self._free: list[Workspace] = []

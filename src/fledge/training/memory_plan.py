@@ -1,0 +1,156 @@
+"""How much memory a run will take, before it begins, and how its steps are cut to stay inside a budget.
+
+What is counted: the process as it stands, the frozen weights, the adapter with its optimizer, the workspaces of a
+pass, the tile of the LM head. Larger pieces are faster up to a point; keeping only layer inputs costs a third of the
+speed, so that is done only where nothing else fits.
+
+Shapes: N tokens of the largest piece, C of the trunk, U scored tokens, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fledge.data.mix import shuffled
+from fledge.data.tree import split
+from fledge.errors import TrainError
+from fledge.model.engine.decoder import site_widths
+from fledge.model.engine.head import tile_rows
+from fledge.model.engine.kernels import sums_dtype
+from fledge.model.engine.sites import wanted
+from fledge.model.engine.workspace import bytes_per_token
+from fledge.model.lora import LoraSettings
+from fledge.model.shape import Shape
+from fledge.records import Example
+
+# Beyond 2,048 tokens a piece gains nothing: the weights are read once for so many products that reading is free.
+PIECES = (2048, 1024, 512, 256)
+# Steps of the first epoch that are cut for a trial, and how much larger a later one may be.
+TRIAL_STEPS, MARGIN = 12, 1.1
+# Threads' scratch, compiled kernels, Python objects of a step.
+SUNDRY_BYTES = 64 << 20
+MIN_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be trained, as far as memory goes."""
+
+    shape: Shape
+    dtype: torch.dtype
+    lora: LoraSettings
+    num_params: int
+    rows_per_step: int
+    seed: int
+    threads: int
+    trunk: bool = True
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """`parts` are bytes by what they are for; the largest piece has `tokens`, the trunk `trunk_tokens`."""
+
+    tokens_per_piece: int
+    recompute: bool
+    tokens: int
+    trunk_tokens: int
+    parts: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.parts.values())
+
+
+def plan_memory(
+    examples: Sequence[Example],
+    job: Job,
+    *,
+    budget_bytes: int,
+    process_bytes: int,
+    tokens_per_piece: int | None = None,
+    recompute: bool | None = None,
+) -> MemoryPlan:
+    """Return the fastest way to stay inside the budget; None means that the plan may choose.
+
+    Raises TrainError `train.memory` with the smallest change that would fit.
+    """
+    sizes = [tokens_per_piece] if tokens_per_piece is not None else list(PIECES)
+    plans = []
+    largest = {size: _largest(examples, job, size) for size in sizes}
+    for again in (False, True) if recompute is None else (recompute,):
+        for size in sizes:
+            tokens, trunk_tokens, scored = largest[size]
+            parts = {"process": process_bytes, **parts_of(job, tokens, trunk_tokens, scored, recompute=again)}
+            plans.append(MemoryPlan(size, again, tokens, trunk_tokens, parts))
+            if plans[-1].bytes <= budget_bytes:
+                return plans[-1]
+    raise _too_little(min(plans, key=lambda plan: plan.bytes), examples, job, budget_bytes)
+
+
+def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute: bool) -> dict[str, int]:
+    """Return the bytes of everything that a step of this size holds, by what it is for."""
+    shape, layers = job.shape, job.shape.num_layers
+    exact = sums_dtype(job.dtype).itemsize
+    ranks = {site: job.lora.rank * len(which) for site, which in wanted(job.lora).items()}
+    kept = 1 if recompute else layers
+    per_token = bytes_per_token(shape, ranks, dtype=job.dtype, kept=kept, streams=layers + 1)
+    # keys of the trunk, their gradients, and every thread's own sum of gradients by keys
+    keys = 2 * shape.key_width
+    trunk = trunk_tokens * (per_token + layers * keys * (exact + (job.dtype.itemsize if recompute else 0)))
+    sums = job.threads * (tokens + trunk_tokens) * keys * exact
+    streams = 5 * (tokens + trunk_tokens) * shape.width * exact
+    rows = min(scored, tile_rows(shape.vocab_size))
+    head = rows * (shape.vocab_size * exact + shape.width * job.dtype.itemsize) + 3 * scored * shape.width * exact
+    trainable = copies = 0
+    for site, which in wanted(job.lora).items():
+        ins, outs = site_widths(shape, site)
+        trainable += job.lora.rank * (len(which) * ins + sum(outs[i] for i in which))
+        copies += job.lora.rank * len(which) * (ins + sum(outs))
+    adapted = job.lora.layers or layers
+    return {
+        "weights": job.num_params * job.dtype.itemsize,
+        # master, gradient, two moments of AdamW and one passing copy; and what is multiplied with
+        "adapter": adapted * (5 * trainable * exact + copies * job.dtype.itemsize),
+        "activations": tokens * per_token + trunk + sums + streams,
+        "head": head,
+        "sundry": SUNDRY_BYTES,
+    }
+
+
+def _largest(examples: Sequence[Example], job: Job, size: int) -> tuple[int, int, int]:
+    """Return (N, C, U) of the largest piece, trunk and set of scored tokens to be expected."""
+    order = shuffled(len(examples), seed=job.seed, epoch=0)
+    by_length = sorted(order, key=lambda i: -len(examples[i].ids))
+    steps = [order[i : i + job.rows_per_step] for i in range(0, len(order), job.rows_per_step)][:TRIAL_STEPS]
+    # and the worst that chance can bring together, as far as one row is concerned
+    steps.append(by_length[:1])
+    tokens = trunk_tokens = scored = 0
+    for rows in steps:
+        step = split([examples[i] for i in rows], max_tokens=size, trunk=job.trunk)
+        tokens = max(tokens, *(len(tree.ids_N) for _, tree in step.pieces))
+        trunk_tokens = max(trunk_tokens, len(step.trunk.ids_N) if step.trunk else 0)
+        scored = max(scored, *(len(tree.predictor_M) for _, tree in step.pieces))
+    longest = len(examples[by_length[0]].ids)
+    grown = min(int(tokens * MARGIN), max(size, longest))
+    return grown, trunk_tokens, min(int(scored * MARGIN), grown + trunk_tokens)
+
+
+def _too_little(least: MemoryPlan, examples: Sequence[Example], job: Job, budget_bytes: int) -> TrainError:
+    fixed = least.bytes - least.parts["activations"]
+    per_token = least.parts["activations"] / max(1, least.tokens + least.trunk_tokens)
+    fitting = int((budget_bytes - fixed) / per_token)
+    longest = max(len(example.ids) for example in examples)
+    changes = [f"train.ram={least.bytes / 1e9 + 0.05:.1f}GB"]
+    if MIN_TOKENS <= fitting < longest:
+        left_out = sum(len(example.ids) > fitting for example in examples)
+        changes.append(f"train.max_tokens={fitting} ({left_out} of {len(examples)} rows would be left out)")
+    told = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in least.parts.items())
+    return TrainError(
+        "train.memory",
+        f"training takes at least {least.bytes / 1e9:.2f} GB ({told}), and {budget_bytes / 1e9:.2f} GB may be taken.",
+        where="train.ram",
+        remedy=f"The smallest change that fits: {' or '.join(changes)}; or a smaller model.",
+    )

@@ -1,0 +1,162 @@
+"""Any causal model that transformers can load trains, slower but right: against its own rows, one by one, and PEFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from families import FAMILIES, save_family
+from fledge.errors import ModelError
+from fledge.model import attention
+from fledge.model.load import PlainModel, load_model, plain_reason
+from fledge.model.lora import LoraSettings
+from fledge.model.tokens import TreeTokens, single
+from fledge.model.weights import open_weights
+from fledge.training.batch import to_batch
+from tiny import flat, loss_and_gradients, random_examples, wake
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    # Compiling it takes a minute; its mask is the same.
+    pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning"),
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False.*:UserWarning"),
+]
+
+_SIZES = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_USUAL = _SIZES | {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
+# model type: (settings, whether shared prefixes are computed once)
+OTHERS: dict[str, tuple[dict[str, Any], bool]] = {
+    "gpt2": (_SIZES | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}, True),
+    "gpt_neox": (_USUAL, True),
+    "phi": (_USUAL, True),
+    "olmo2": (_USUAL, True),
+    "gemma2": (_USUAL | {"head_dim": 8, "sliding_window": 5, "num_key_value_heads": 2}, True),
+    "granite": (_USUAL | {"logits_scaling": 3.0, "num_key_value_heads": 2}, True),
+    "mamba": (_SIZES | {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}, False),
+}  # fmt: skip
+
+
+def save_other(folder: Path, kind: str) -> Path:
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **OTHERS[kind][0]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 and "conv" not in name and "A_log" not in name:
+                parameter.copy_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=list(OTHERS))
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, PlainModel]:
+    folder = save_other(tmp_path_factory.mktemp("others") / request.param, request.param)
+    model = load_model(open_weights(folder), dtype=torch.float32)
+    assert isinstance(model, PlainModel)
+    # PEFT refuses to adapt Mamba's out_proj.
+    targets = ("in_proj", "x_proj") if request.param == "mamba" else None
+    model.add_adapter(LoraSettings(rank=4, alpha=8.0, targets=targets), seed=7)
+    wake(model)
+    return request.param, folder, model
+
+
+def test_it_trains_as_peft_does_row_by_row(loaded: tuple[str, Path, PlainModel]) -> None:
+    kind, folder, model = loaded
+    examples = random_examples(5, seed=5, vocabulary=97)
+    batch = to_batch(examples, tokens_per_piece=10_000, trunk=model.has_trunks)
+    loss, gradients = loss_and_gradients(model, batch)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    targets = sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in gradients})
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, fan_in_fan_out=kind == "gpt2")
+    theirs: Any = get_peft_model(base, config).eval()
+    named = {name.replace(".default", ""): p for name, p in theirs.named_parameters()}
+    with torch.no_grad():
+        for name, tensor in model.adapter_tensors().items():
+            named[name].copy_(tensor)
+    total = 0.0
+    for example in examples:
+        ids, weights = torch.tensor([example.ids]), torch.tensor(example.weights)[1:]
+        logps = functional.log_softmax(theirs(input_ids=ids).logits[0, :-1], -1).gather(-1, ids[0, 1:, None])[:, 0]
+        share = -(logps * weights).sum() / batch.weight
+        share.backward()
+        total += float(share.detach())
+    assert loss == pytest.approx(total, rel=1e-5)
+    whole = flat([p.grad for p in named.values() if p.grad is not None]).norm()
+    for name, gradient in gradients.items():
+        expected = named[name].grad
+        assert expected is not None, name
+        assert (gradient - expected).norm() <= 2e-3 * expected.norm() + 1e-6 * whole, name
+
+
+def test_it_says_which_way_it_goes(loaded: tuple[str, Path, PlainModel]) -> None:
+    kind, folder, model = loaded
+    assert kind in plain_reason(open_weights(folder))
+    assert f"there is no fast path for '{kind}' models" in model.path
+    assert ("shared prefixes once" if OTHERS[kind][1] else "row by row") in model.path
+
+
+def test_an_adapter_that_the_model_goes_past_is_withdrawn_and_named(tmp_path: Path) -> None:
+    """Mamba multiplies with dt_proj's weight by itself: an adapter beside it would learn nothing."""
+    model = load_model(open_weights(save_other(tmp_path / "mamba", "mamba")), dtype=torch.float32)
+    model.add_adapter(LoraSettings(rank=4, alpha=8.0), seed=7)
+    wake(model)
+    assert "no adapter beside dt_proj" in model.path
+    _, gradients = loss_and_gradients(
+        model, to_batch(random_examples(3, vocabulary=97), tokens_per_piece=99, trunk=False)
+    )
+    assert gradients
+    assert all(bool(g.any()) for g in gradients.values())
+
+
+def test_a_model_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = save_other(tmp_path / "m", "gpt2")
+    text = (folder / "config.json").read_text(encoding="utf-8")
+    (folder / "config.json").write_text(text.replace('"model_type": "gpt2"', '"model_type": "nonesuch"'), "utf-8")
+    with pytest.raises(ModelError, match="transformers cannot load it") as caught:
+        load_model(open_weights(folder), dtype=torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gemma3-caps"])
+def test_both_paths_agree(tmp_path: Path, family: str) -> None:
+    folder = save_family(tmp_path / family, family)
+    batch = to_batch(random_examples(6, vocabulary=97), tokens_per_piece=10_000)
+    found = []
+    for plain in ("", "a test wants it"):
+        model = load_model(open_weights(folder), dtype=torch.float32, plain=plain)
+        model.add_adapter(LoraSettings(rank=4, alpha=8.0), seed=7)
+        wake(model)
+        found.append(loss_and_gradients(model, batch))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    whole = flat(list(found[1][1].values())).norm()
+    for name, gradient in found[0][1].items():
+        assert (gradient - found[1][1][name]).norm() <= 2e-3 * found[1][1][name].norm() + 1e-6 * whole, name
+
+
+@pytest.mark.parametrize("window", [None, 7])
+def test_flex_attention_sees_what_the_nodes_see(window: int | None) -> None:
+    """Only its forward pass exists on a CPU; the mask is what matters."""
+    (piece,) = to_batch(random_examples(7, seed=4), tokens_per_piece=10_000).pieces
+    tree: TreeTokens = piece.tokens
+    assert len(tree.node_B5) > 5
+    q, k, v = (torch.randn(1, heads, tree.num_tokens, 16) for heads in (4, 2, 2))
+    found = attention.flex_attention(q, k, v, tree, scaling=0.3, window=window)
+    expected, _ = attention.tree_attention(
+        torch.nn.Identity(), q, k, v, None, tree=tree, scaling=0.3, sliding_window=window
+    )
+    torch.testing.assert_close(found.transpose(1, 2), expected, rtol=1e-4, atol=1e-5)
+    wrong, _ = attention.tree_attention(
+        torch.nn.Identity(), q, k, v, None, tree=single(tree.ids_N), scaling=0.3, sliding_window=window
+    )
+    assert (wrong - expected).abs().max() > 0.01

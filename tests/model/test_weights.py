@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from fledge.errors import ModelError
-from fledge.model.weights import Weights, open_weights
+from fledge.model.weights import OtherWeights, Weights, open_weights
 from fledge.release.gguf import write_gguf
 from tiny_llama import save_tiny, tiny_config, tiny_model
 
@@ -136,14 +136,11 @@ def rewritten(tiny: Path, folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "code", "word"),
     [
-        ({"model_type": "rwkv"}, "model.unsupported", "rwkv"),
+        ({"model_type": "rwkv", "auto_map": {"AutoModel": "m.M"}}, "model.unsupported", "auto_map"),
         ({"model_type": ["llama"]}, "model.broken_file", "architecture"),
         ({"model_type": None}, "model.broken_file", "architecture"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "model.unsupported", "auto_map"),
         ({"quantization_config": {"bits": 4}}, "model.unsupported", "quantised"),
-        ({"attention_bias": True}, "model.unsupported", "attention_bias"),
-        ({"hidden_act": "gelu"}, "model.unsupported", "gelu"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2}}, "model.unsupported", "yarn"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8}}, "model.broken_file", "low_freq_factor"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 10**400}}, "model.broken_file", "linear"),
         ({"rope_parameters": [1]}, "model.broken_file", "rope"),
@@ -166,6 +163,24 @@ def test_a_folder_that_cannot_be_loaded_says_why(
     with pytest.raises(ModelError, match=word) as caught:
         open_weights(rewritten(tiny, tmp_path / "m", **changes))
     assert caught.value.code == code and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"attention_bias": True}, "attention_bias"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2}}, "yarn"),
+        ({"model_type": "rwkv"}, "rwkv"),
+    ],
+)
+def test_what_the_engine_cannot_compute_opens_for_the_plain_path(
+    tiny: Path, tmp_path: Path, changes: dict[str, Any], word: str
+) -> None:
+    weights = open_weights(rewritten(tiny, tmp_path / "m", **changes))
+    assert isinstance(weights, OtherWeights)
+    assert word in weights.why
+    assert weights.tensor_shape("model.norm.weight") == (weights.shape.width,)
 
 
 def test_pickles_are_refused_with_a_way_out(tiny: Path, tmp_path: Path) -> None:

@@ -23,10 +23,9 @@ from fledge.model.engine.head import token_logps
 from fledge.model.engine.kernels import Kernels
 from fledge.model.engine.passes import Engine
 from fledge.model.lora import LoraSettings
-from fledge.model.names import ARCHITECTURES
 from fledge.model.shape import Shape
 from fledge.model.tokens import TreeTokens
-from fledge.model.weights import Weights
+from fledge.model.weights import OtherWeights, Weights
 
 # How far two ways to the same numbers may differ, relative to the largest: float32 rounding over some layers.
 SAME = 1e-3
@@ -34,8 +33,8 @@ SAME = 1e-3
 
 def plain_reason(weights: Weights, *, dora: bool = False) -> str:
     """Return why the plain path has to be taken, in words, or "" where the fast one can."""
-    if weights.shape.architecture not in ARCHITECTURES:
-        return f"there is no fast path for '{weights.shape.architecture}' models"
+    if isinstance(weights, OtherWeights):
+        return weights.why
     return "DoRA needs the length of every merged row" if dora else ""
 
 
@@ -199,7 +198,7 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
     AttentionInterface.register(attention.NAME, attention.tree_attention)
     try:
         network: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(

@@ -95,11 +95,8 @@ def shape_from_config(config: Mapping[str, Any], *, where: str) -> Shape:
     Numbers that older files leave out take the defaults of transformers' LlamaConfig. Raises ModelError as above.
     """
     name = config.get("model_type")
+    _refuse(config, where)
     known_architecture(name, where)
-    if config.get("auto_map"):
-        raise _unsupported(where, "brings its own Python code (auto_map), which fledge does not run")
-    if config.get("quantization_config"):
-        raise _unsupported(where, "holds quantised weights (quantization_config)", "Use the original weights.")
     gemma = name == "gemma3_text"
     fixed: dict[str, Any] = {"attention_bias": False, "mlp_bias": False, "use_bidirectional_attention": False}
     fixed |= {"hidden_activation": "gelu_pytorch_tanh"} if gemma else {"hidden_act": "silu"}
@@ -137,6 +134,34 @@ def shape_from_config(config: Mapping[str, Any], *, where: str) -> Shape:
     return _checked(shape, where)
 
 
+def no_fast_path(config: Mapping[str, Any], *, where: str) -> str:
+    """Return why the engine cannot compute the model of a config.json though transformers may, or "" where it can.
+
+    Raises ModelError where nobody can, or should: no architecture, its own code, quantised weights.
+    """
+    _refuse(config, where)
+    name = config["model_type"]
+    if name not in ARCHITECTURES:
+        return f"there is no fast path for '{name}' models"
+    try:
+        shape_from_config(config, where=where)
+    except ModelError as error:
+        if error.code == "model.unsupported":
+            return f"it {error.message.rstrip('.')}"
+        raise
+    return ""
+
+
+def _refuse(config: Mapping[str, Any], where: str) -> None:
+    """Raise ModelError for what neither path takes."""
+    if not isinstance(config.get("model_type"), str):
+        raise _broken(where, "does not say its architecture")
+    if config.get("auto_map"):
+        raise _unsupported(where, "brings its own Python code (auto_map), which fledge does not run")
+    if config.get("quantization_config"):
+        raise _unsupported(where, "holds quantised weights (quantization_config)", "Use the original weights.")
+
+
 # What architectures without a table entry call the same numbers.
 _OTHER_NAMES = {
     "num_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
@@ -153,12 +178,7 @@ def other_shape(config: Mapping[str, Any], *, where: str) -> Shape:
 
     Raises ModelError where not even its sizes are told, or where it brings its own code.
     """
-    if config.get("auto_map"):
-        raise _unsupported(where, "brings its own Python code (auto_map), which fledge does not run")
-    if config.get("quantization_config"):
-        raise _unsupported(where, "holds quantised weights (quantization_config)", "Use the original weights.")
-    if not isinstance(config.get("model_type"), str):
-        raise _broken(where, "does not say its architecture")
+    _refuse(config, where)
     inner = config.get("text_config")
     told: Mapping[str, Any] = inner if isinstance(inner, dict) else config
     found = {

@@ -20,7 +20,7 @@ from fledge.model.memory import forget_pages
 from fledge.model.names import ARCHITECTURES, ROPE_FREQS, Weight, unpermute_rows, weights_of
 from fledge.model.safetensors_file import BYTES_PER_WEIGHT, StoredTensor, map_safetensors, read_object
 from fledge.model.shape import Shape as Shape
-from fledge.model.shape import known_architecture, other_shape, shape_from_config, shape_from_gguf
+from fledge.model.shape import known_architecture, no_fast_path, other_shape, shape_from_config, shape_from_gguf
 from fledge.runtime.gguf_check import Header, TensorInfo, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -81,8 +81,8 @@ def open_weights(path: Path) -> Weights:
     `model.broken_file` for damaged files. Nothing in the files is executed.
     """
     if path.is_dir():
-        known = read_object(path / "config.json").get("model_type") in ARCHITECTURES
-        return FolderWeights(path) if known else OtherWeights(path)
+        why = no_fast_path(read_object(path / "config.json"), where=str(path / "config.json"))
+        return OtherWeights(path, why) if why else FolderWeights(path)
     if path.is_file():
         return GgufWeights(path)
     raise ModelError("model.unknown", "there is no such file or folder.", where=str(path), remedy="Check the path.")
@@ -180,12 +180,12 @@ class FolderWeights(Weights):
 
 
 class OtherWeights(Weights):
-    """A Hugging Face folder of any other architecture: its tensors by their own names."""
+    """A Hugging Face folder that the engine has no fast path for, and `why`: its tensors by their own names."""
 
     kind = "folder"
 
-    def __init__(self, path: Path) -> None:
-        self.config = read_object(path / "config.json")
+    def __init__(self, path: Path, why: str) -> None:
+        self.config, self.why = read_object(path / "config.json"), why
         self._stored: dict[str, StoredTensor] = {}
         for file in _safetensors_files(path):
             self._stored.update(map_safetensors(file))

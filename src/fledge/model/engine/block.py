@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fledge.model.engine.decoder import Block
-from fledge.model.engine.kernels import Kernels, Keys, Layout
+from fledge.model.engine.kernels import Kernels, Keys, Layout, LowRank
 from fledge.model.engine.sites import Site
 from fledge.model.engine.workspace import Saved, Scratch
 from fledge.model.style import Activation
@@ -160,8 +160,8 @@ def _project(
         if name not in masks:
             masks[name] = functional.dropout(torch.ones_like(x), s.dropout)
         source = x * masks[name]
-    low = s.kernels.linear(saved.low[name], source, site.a, Layout.NK)
-    s.kernels.linear(out, x, block.weights[name], Layout.NK, low=low, low_w=site.b, residual=residual, bias=bias)
+    adapter = LowRank(site.a, site.b, saved.low[name], source)
+    s.kernels.linear(out, x, block.weights[name], Layout.NK, adapter=adapter, residual=residual, bias=bias)
 
 
 def _add_to_stream(
@@ -214,14 +214,13 @@ def _back(
         return None
     rank = site.a.shape[0]
     dlow = scratch.dlow.view(-1)[: dy.shape[0] * rank].view(-1, rank)
-    s.kernels.linear(dlow, dy, site.b, Layout.NK)
-    if dx is None:
-        return dlow
-    if name in masks:
-        s.kernels.linear(dx, dy, w, Layout.KN)
-        dx.add_((dlow @ site.a).mul_(masks[name]))
+    if dx is None or name in masks:
+        s.kernels.linear(dlow, dy, site.b, Layout.NK)
+        if dx is not None:
+            s.kernels.linear(dx, dy, w, Layout.KN)
+            dx.add_((dlow @ site.a).mul_(masks[name]))
     else:
-        s.kernels.linear(dx, dy, w, Layout.KN, low=dlow, low_w=site.a)
+        s.kernels.linear(dx, dy, w, Layout.KN, adapter=LowRank(site.b, site.a, dlow))
     return dlow
 
 
@@ -238,4 +237,4 @@ def _learn(
     """Add to the gradients of a site's adapter, where it has one."""
     site = sites.get(name)
     if site is not None and dlow is not None:
-        site.learn(s.kernels, x * masks[name] if name in masks else x, dy, saved.low[name], dlow)
+        s.kernels.adapter_grad(site, x * masks[name] if name in masks else x, dy, saved.low[name], dlow)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fledge.model.engine.compile import compiled
-from fledge.model.engine.kernels import HeadShape, Kernels, Keys, Layout
+from fledge.model.engine.kernels import Adapted, HeadShape, Kernels, Keys, Layout, LowRank
 from fledge.model.engine.plain import PlainKernels
 from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
@@ -68,7 +68,8 @@ class CompiledKernels:
         self._spare = torch.empty(0)
         p, n, i = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_int
         signatures: dict[str, list[Any]] = {
-            "linear": [p, n, p, n, n, i, p, n, p, n, n, i, p, n, i, p, n, p, i, n, n, i],
+            "linear": [p, n, p, n, n, i, p, n, p, n, p, n, p, n, n, p, n, i, p, n, p, i, n, n, i],
+            "adapter_grad": [p, n, n, p, n, p, p, n, n, n, real, p, n, p, p, p, n, i],
             "norm": [p, i, n, n, n, n, p, real, p, p, i, n, p, i],
             "norm_grad": [p, i, n, p, i, n, n, n, n, p, p, p, i, n, i, p, i],
             "rope": [p, n, n, n, n, p, p, real, i],
@@ -84,6 +85,7 @@ class CompiledKernels:
             setattr(self, f"_{name}", function)
 
     _linear: Any
+    _adapter_grad: Any
     _norm: Any
     _norm_grad: Any
     _rope: Any
@@ -100,21 +102,35 @@ class CompiledKernels:
         w: Tensor,
         layout: Layout,
         *,
-        low: Tensor | None = None,
-        low_w: Tensor | None = None,
-        low_layout: Layout = Layout.KN,
+        adapter: LowRank | None = None,
         residual: Tensor | None = None,
         bias: Tensor | None = None,
         accumulate: bool = False,
     ) -> Tensor:
         rows, width = out.shape
+        riding: tuple[Any, ...] = (None, 0, None, 0, None, 0, None, 0, 0)
+        if adapter is not None:
+            source, low = x if adapter.x is None else adapter.x, adapter.low
+            riding = (source.data_ptr(), source.stride(0), adapter.first.data_ptr(), adapter.first.stride(0))
+            riding += (adapter.second.data_ptr(), adapter.second.stride(0), low.data_ptr(), low.stride(0), low.shape[1])
         self._linear(
-            *(x.data_ptr(), x.stride(0), w.data_ptr(), w.stride(0), x.shape[1], layout),
-            *(_pointer(low), _stride(low), _pointer(low_w), _stride(low_w), _depth(low), low_layout),
+            *(x.data_ptr(), x.stride(0), w.data_ptr(), w.stride(0), x.shape[1], layout, *riding),
             *(out.data_ptr(), out.stride(0), out.dtype != self.dtype, _pointer(residual), _stride(residual)),
             *(_pointer(bias), accumulate, rows, width, torch.get_num_threads()),
         )
         return out
+
+    def adapter_grad(self, site: Adapted, x: Tensor, dy: Tensor, low: Tensor, dlow: Tensor) -> None:
+        assert low.stride(0) == dlow.stride(0)
+        count = len(site.parts)
+        starts = (ctypes.c_longlong * count)(*(part.start for part in site.parts))
+        widths = (ctypes.c_longlong * count)(*(part.width for part in site.parts))
+        grads = (ctypes.c_void_p * count)(*(grad.data_ptr() for grad in site.grad_b))
+        self._adapter_grad(
+            *(x.data_ptr(), x.stride(0), x.shape[1], dy.data_ptr(), dy.stride(0)),
+            *(low.data_ptr(), dlow.data_ptr(), low.stride(0), low.shape[1], site.rank, site.scale),
+            *(site.grad_a.data_ptr(), count, starts, widths, grads, x.shape[0], torch.get_num_threads()),
+        )
 
     def norm(
         self, out: Tensor, x: Tensor, weight: Tensor, eps: float, scale: Tensor, *, heads: int = 1, residual: Any = None
@@ -218,7 +234,3 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 def _stride(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.stride(0)
-
-
-def _depth(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.shape[1]

@@ -46,6 +46,37 @@ class Keys:
     context_v: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class LowRank:
+    """What rides along with a product: first [R, in], second [R, out], and `low` [N, R], which is filled.
+
+    `x` is what goes into it, where that is not the input of the product itself (dropout).
+    """
+
+    first: Tensor
+    second: Tensor
+    low: Tensor
+    x: Tensor | None = None
+
+
+class Part(Protocol):
+    """One adapted projection: its first row of A and B, its first column of the output and their number."""
+
+    first_rank: int
+    start: int
+    width: int
+
+
+class Adapted(Protocol):
+    """Where an adapter's gradients go: grad_a [R, in]; grad_b [rank, width] of each part. All in sums."""
+
+    parts: tuple[Part, ...]
+    rank: int
+    scale: float
+    grad_a: Tensor
+    grad_b: tuple[Tensor, ...]
+
+
 def sums_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which sums over `dtype` are kept."""
     return torch.promote_types(dtype, torch.float32)
@@ -64,14 +95,16 @@ class Kernels(Protocol):
         w: Tensor,
         layout: Layout,
         *,
-        low: Tensor | None = None,
-        low_w: Tensor | None = None,
-        low_layout: Layout = Layout.KN,
+        adapter: LowRank | None = None,
         residual: Tensor | None = None,
         bias: Tensor | None = None,
         accumulate: bool = False,
     ) -> Tensor:
-        """out = x w (+ low low_w) (+ residual) (+ bias) (+ out); out is T or sums. Returns out."""
+        """out = x w (+ low second) (+ residual) (+ bias) (+ out), with low = x first^T; out is T or sums. Returns out."""
+        ...
+
+    def adapter_grad(self, site: Adapted, x: Tensor, dy: Tensor, low: Tensor, dlow: Tensor) -> None:
+        """site.grad_a += dlow^T x; for each part, site.grad_b += site.scale low^T dy in the part's rows and columns."""
         ...
 
     def norm(

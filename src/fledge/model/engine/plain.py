@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fledge.model.engine.kernels import HeadShape, Keys, Layout
+from fledge.model.engine.kernels import Adapted, HeadShape, Keys, Layout, LowRank
 from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
 
@@ -28,24 +28,30 @@ class PlainKernels:
         w: Tensor,
         layout: Layout,
         *,
-        low: Tensor | None = None,
-        low_w: Tensor | None = None,
-        low_layout: Layout = Layout.KN,
+        adapter: LowRank | None = None,
         residual: Tensor | None = None,
         bias: Tensor | None = None,
         accumulate: bool = False,
     ) -> Tensor:
         if out.dtype != self.dtype and residual is None:
-            # Logits and gradients of adapters: worth more than the compute dtype's eight bits.
+            # Logits: worth more than the compute dtype's eight bits.
             x, w = x.to(out.dtype), w.to(out.dtype)
         y = x @ (w.t() if layout == Layout.NK else w)
-        if low is not None and low_w is not None:
-            y = y.addmm_(low.to(y.dtype), (low_w.t() if low_layout == Layout.NK else low_w).to(y.dtype))
+        if adapter is not None:
+            torch.mm(x if adapter.x is None else adapter.x, adapter.first.t(), out=adapter.low)
+            y = y.addmm_(adapter.low, adapter.second)
         if residual is not None:
             y = residual + y
         if bias is not None:
             y = y + bias
         return out.add_(y) if accumulate else out.copy_(y)
+
+    def adapter_grad(self, site: Adapted, x: Tensor, dy: Tensor, low: Tensor, dlow: Tensor) -> None:
+        precise = site.grad_a.dtype
+        site.grad_a.addmm_(dlow.t().to(precise), x.to(precise))
+        for part, grad in zip(site.parts, site.grad_b, strict=True):
+            rows = low[:, part.first_rank : part.first_rank + site.rank].t().to(precise)
+            grad.addmm_(rows, dy[:, part.start : part.start + part.width].to(precise), alpha=site.scale)
 
     def norm(
         self, out: Tensor, x: Tensor, weight: Tensor, eps: float, scale: Tensor, *, heads: int = 1, residual: Any = None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fledge.model.adapter import PREFIX, SIDES
 from fledge.model.engine.decoder import SITES, Decoder, site_widths
-from fledge.model.engine.kernels import Kernels, Layout, sums_dtype
+from fledge.model.engine.kernels import sums_dtype
 from fledge.model.lora import LoraSettings
 
 
@@ -46,24 +46,6 @@ class Site:
     master_b: tuple[Tensor, ...]
     grad_a: Tensor
     grad_b: tuple[Tensor, ...]
-
-    def learn(self, k: Kernels, x: Tensor, dy: Tensor, low: Tensor, dlow: Tensor) -> None:
-        """Add dA = dlow^T x and dB = scale dy^T low to the gradients; x [N, I], dy [N, O], low and dlow [N, R]."""
-        k.linear(self.grad_a, _turned(dlow), x, Layout.KN, accumulate=True)
-        low_t = _turned(low, self.scale)
-        for part, grad in zip(self.parts, self.grad_b, strict=True):
-            rows = low_t[part.first_rank : part.first_rank + self.rank]
-            k.linear(grad, rows, dy[:, part.start : part.start + part.width], Layout.KN, accumulate=True)
-
-
-def _turned(low: Tensor, scale: float = 1.0) -> Tensor:
-    """Return scale low^T [R, N]. Pairs of numbers are read at a time, so an odd row has a zero behind its end."""
-    count = low.shape[0]
-    padded = low.new_empty(low.shape[1], count + count % 2)
-    if count % 2:
-        padded[:, -1] = 0
-    torch.mul(low.t(), scale, out=padded[:, :count])
-    return padded[:, :count]
 
 
 def wanted(settings: LoraSettings) -> dict[str, list[int]]:

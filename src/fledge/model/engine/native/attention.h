@@ -97,7 +97,7 @@ template <class T> static std::vector<Tile> tiles_of(const Attention<T> &at, con
 struct Sight {
   i64 low, high;
 };
-template <class T> static inline Sight sight_of(const Attention<T> &at, const Node &node, const Tile &tile, i64 row) {
+template <class T> static INLINE Sight sight_of(const Attention<T> &at, const Node &node, const Tile &tile, i64 row) {
   const i64 token = row / at.group();
   Sight s = {0, tile.count};
   if (tile.own >= 0) s.high = std::max<i64>(0, std::min(tile.count, token - tile.own + 1));
@@ -105,13 +105,13 @@ template <class T> static inline Sight sight_of(const Attention<T> &at, const No
   return s;
 }
 
-template <class T> static inline Vec<T> lane_numbers(i64 from) {
+template <class T> static INLINE Vec<T> lane_numbers(i64 from) {
   Vec<T> v;
   for (int i = 0; i < LANES<T>; i++) v[i] = (Acc<T>)(from + i);
   return v;
 }
 
-template <class T> static inline Vec<T> vtanh(Vec<T> x) { return (Acc<T>)1 - (Acc<T>)2 / (vexp<T>(x + x) + (Acc<T>)1); }
+template <class T> static INLINE Vec<T> vtanh(Vec<T> x) { return (Acc<T>)1 - (Acc<T>)2 / (vexp<T>(x + x) + (Acc<T>)1); }
 
 template <class T> static inline void gather_rows(const Attention<T> &at, const Task &task, const T *from, i64 ld,
                                                   i64 first, i64 count, T *to) {
@@ -168,8 +168,7 @@ template <class T> static void attend_forward(const Attention<T> &at, const Task
           }
           highest = vmax<T>(highest, x[v]);
         }
-        A best = top[r];
-        UNROLL for (int l = 0; l < L; l++) best = std::max(best, (A)highest[l]);
+        const A best = std::max(top[r], highest_of<T>(highest));
         Vec<T> sums = {};
         UNROLL for (int v = 0; v < TILE / L; v++) {
           if (v >= vectors) break;
@@ -225,9 +224,12 @@ static void attend_backward(const Attention<T> &at, const AttentionGrad<T> &g, c
   A *st = scratch<A>(5, 2 * TILE * TILE), *dpt = st + TILE * TILE;
   A *dq = scratch<A>(6, TILE * wide), *sums = scratch<A>(10, TILE * wide);
   A lse[TILE], delta[TILE], low[TILE], high[TILE];
-  auto add_rows = [&](A *to, i64 key, i64 keys) {
-    for (i64 j = 0; j < keys; j++)
-      add_to<T>(sums + j * wide, W, to + (key + j) * ldk + task.head * W);
+  auto add_product = [&](const T *a, const Tile &t, const T *panels, i64 rows, A *to) {
+    to += t.key * ldk + task.head * W;
+    if (W == wide) return block_product<T>(a, TILE, t.count, panels, W, rows, to, ldk, true);
+    // A product is written in whole vectors, which would run into the next head here.
+    block_product<T>(a, TILE, t.count, panels, W, rows, sums, wide, false);
+    for (i64 j = 0; j < t.count; j++) add_to<T>(sums + j * wide, W, to + j * ldk);
   };
   for (i64 first = task.first; first < task.last; first += TILE) {
     const i64 rows = std::min(TILE, task.last - first);
@@ -280,10 +282,8 @@ static void attend_backward(const Attention<T> &at, const AttentionGrad<T> &g, c
       // units of PAIR keys are turned together: dS^T [keys, rows] becomes dS [rows, keys]
       pack_kn<T>(dst, TILE, (int)rows, even, (int)(vectors * L), pairs);
       turn_units<T>(pairs, vectors * L, even / PAIR, rows, ds, TILE);
-      block_product<T>(pt, TILE, t.count, d_along, W, rows, sums, wide, false);
-      add_rows(dv, t.key, t.count);
-      block_product<T>(dst, TILE, t.count, q_along, W, rows, sums, wide, false);
-      add_rows(dk, t.key, t.count);
+      add_product(pt, t, d_along, rows, dv);
+      add_product(dst, t, q_along, rows, dk);
       block_product<T>(ds, TILE, rows, packed + i * count, W, t.count, dq, wide, true);
     }
     for (i64 r = 0; r < rows; r++) {

@@ -113,11 +113,11 @@ static void rotate(T *x, i64 rows, i64 heads, i64 width, i64 ld, const Acc<T> *c
 enum Activation { SILU = 0, GELU_TANH = 1 };
 
 // f(x) and f'(x)
-template <class T> static inline Vec<T> activate(Vec<T> x, Activation kind, Vec<T> *slope) {
+template <class T> static INLINE Vec<T> activate(Vec<T> x, Activation kind, Vec<T> *slope) {
   typedef Acc<T> A;
   const Vec<T> one = splat<T>(1);
   if (kind == SILU) {
-    const Vec<T> share = one / (one + vexp<T>(-x));
+    const Vec<T> share = inverse<T>(one + vexp<T>(-x));
     *slope = share * (one + x * (one - share));
     return x * share;
   }
@@ -189,8 +189,7 @@ static void log_softmax_rows(Acc<T> *logits, i64 rows, i64 vocab, const i64 *tar
     }
     Vec<T> highest = splat<T>(x[0]);
     for (i64 i = 0; i < whole; i += L) highest = vmax<T>(highest, load<A>(x + i));
-    A best = x[0];
-    for (int l = 0; l < L; l++) best = std::max(best, (A)highest[l]);
+    A best = highest_of<T>(highest);
     for (i64 i = whole; i < vocab; i++) best = std::max(best, x[i]);
     // A sum of sums, in double: one running float would lose three digits over a large vocabulary.
     double total = 0;

@@ -108,6 +108,17 @@ template <class T> static inline void pack_kn(const T *b, i64 ldb, int n, i64 k,
     if (PAIR == 1) {
       for (; j < n; j++) row[j] = first[j];
     } else {
+#if VECTOR_BYTES == 64 && defined(__AVX512BW__)
+      const __m512i halves = _mm512_set_epi16(
+          47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+      const __m512i upper = _mm512_add_epi16(halves, _mm512_set1_epi16(16));
+      for (; j + 32 <= n; j += 32) {
+        const __m512i low = _mm512_loadu_si512((const void *)(first + j));
+        const __m512i high = second ? _mm512_loadu_si512((const void *)(second + j)) : _mm512_setzero_si512();
+        _mm512_storeu_si512((void *)(row + j * 2), _mm512_permutex2var_epi16(low, halves, high));
+        _mm512_storeu_si512((void *)(row + j * 2 + 32), _mm512_permutex2var_epi16(low, upper, high));
+      }
+#endif
 #if VECTOR_BYTES == 64
       for (; j + 16 <= n; j += 16) {
         __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(first + j)));
@@ -132,44 +143,63 @@ template <class T> static inline void pack(const Term<T> &t, i64 column, int n, 
     pack_kn(t.b + column, t.ldb, n, t.k, width, panel);
 }
 
-// acc[MR][NV] += A[MR, groups * PAIR] * panel
+// acc[MR][NV] += A[MR, groups * PAIR] * panel. A sum takes some cycles before it can be added to again, so narrow panels
+// keep several sums of each element and add them up at the end.
 template <class T, int MR, int NV>
-static inline __attribute__((always_inline)) void multiply(const T *a, i64 lda, const T *panel, i64 groups, int width,
+static INLINE void multiply_one(const T *a, i64 lda, const T *panel, i64 g, int width,
+                                                               Vec<T> (&acc)[MR][NV]);
+template <class T, int MR, int NV>
+static INLINE void multiply(const T *a, i64 lda, const T *panel, i64 groups, int width,
                                                            Vec<T> (&acc)[MR][NV]) {
+  constexpr int SUMS = NV * MR > 8 ? NV * MR > 12 ? 1 : 2 : 4;
+  if constexpr (SUMS == 1) {
+    for (i64 g = 0; g < groups; g++) multiply_one<T, MR, NV>(a, lda, panel, g, width, acc);
+  } else {
+    Vec<T> sums[SUMS][MR][NV] = {};
+    i64 g = 0;
+    for (; g + SUMS <= groups; g += SUMS)
+      UNROLL for (int s = 0; s < SUMS; s++) multiply_one<T, MR, NV>(a, lda, panel, g + s, width, sums[s]);
+    for (; g < groups; g++) multiply_one<T, MR, NV>(a, lda, panel, g, width, sums[0]);
+    UNROLL for (int s = 0; s < SUMS; s++)
+      UNROLL for (int i = 0; i < MR * NV; i++) acc[i / NV][i % NV] += sums[s][i / NV][i % NV];
+  }
+}
+
+template <class T, int MR, int NV>
+static INLINE void multiply_one(const T *a, i64 lda, const T *panel, i64 g, int width,
+                                                               Vec<T> (&acc)[MR][NV]) {
   constexpr int L = LANES<T>;
-  for (i64 g = 0; g < groups; g++) {
 #if defined(__AVX512BF16__) && VECTOR_BYTES == 64
-    if constexpr (sizeof(T) == 2) {
-      __m512bh b[NV];
-      UNROLL for (int v = 0; v < NV; v++) b[v] = (__m512bh)_mm512_loadu_si512((const void *)(panel + (g * width + v * L) * 2));
-      UNROLL for (int m = 0; m < MR; m++) {
-        int32_t two;
-        memcpy(&two, a + m * lda + g * 2, 4);
-        __m512bh x = (__m512bh)_mm512_set1_epi32(two);
-        UNROLL for (int v = 0; v < NV; v++) acc[m][v] = (Vec<T>)_mm512_dpbf16_ps((__m512)acc[m][v], x, b[v]);
-      }
-      continue;
+  if constexpr (sizeof(T) == 2) {
+    __m512bh b[NV];
+    UNROLL for (int v = 0; v < NV; v++) b[v] = (__m512bh)_mm512_loadu_si512((const void *)(panel + (g * width + v * L) * 2));
+    UNROLL for (int m = 0; m < MR; m++) {
+      int32_t two;
+      memcpy(&two, a + m * lda + g * 2, 4);
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(two);
+      UNROLL for (int v = 0; v < NV; v++) acc[m][v] = (Vec<T>)_mm512_dpbf16_ps((__m512)acc[m][v], x, b[v]);
     }
+    return;
+  }
 #endif
-    constexpr int PAIR = Format<T>::PAIR;
-    for (int p = 0; p < PAIR; p++) {
-      Vec<T> b[NV];
-      UNROLL for (int v = 0; v < NV; v++) {
-        if constexpr (PAIR == 1)
-          b[v] = load<T>(panel + g * width + v * L);
-        else
-          for (int i = 0; i < L; i++) b[v][i] = widen(panel[(g * width + v * L + i) * 2 + p]);
-      }
-      UNROLL for (int m = 0; m < MR; m++) {
-        Vec<T> x = splat<T>(widen(a[m * lda + g * PAIR + p]));
-        UNROLL for (int v = 0; v < NV; v++) acc[m][v] += x * b[v];
-      }
+  constexpr int PAIR = Format<T>::PAIR;
+  for (int p = 0; p < PAIR; p++) {
+    Vec<T> b[NV];
+    UNROLL for (int v = 0; v < NV; v++) {
+      if constexpr (PAIR == 1)
+        b[v] = load<T>(panel + g * width + v * L);
+      else
+        for (int i = 0; i < L; i++) b[v][i] = widen(panel[(g * width + v * L + i) * 2 + p]);
+    }
+    UNROLL for (int m = 0; m < MR; m++) {
+      const Vec<T> x = splat<T>(widen(a[m * lda + g * PAIR + p]));
+      UNROLL for (int v = 0; v < NV; v++) acc[m][v] += x * b[v];
     }
   }
 }
 
 // Calls body with MR and NV as constants; the vectors of a narrow last panel beyond its columns are not computed.
-template <class F> static inline __attribute__((always_inline)) void with_rows(int rows, F body) {
+template <class F> static INLINE void with_rows(int rows, F body) {
   switch (rows) {
     case 1: return body(std::integral_constant<int, 1>());
     case 2: return body(std::integral_constant<int, 2>());
@@ -179,7 +209,7 @@ template <class F> static inline __attribute__((always_inline)) void with_rows(i
     default: return body(std::integral_constant<int, 6>());
   }
 }
-template <class F> static inline __attribute__((always_inline)) void with_vectors(int vectors, F body) {
+template <class F> static INLINE void with_vectors(int vectors, F body) {
   switch (vectors) {
     case 1: return body(std::integral_constant<int, 1>());
     case 2: return body(std::integral_constant<int, 2>());
@@ -232,6 +262,24 @@ static inline void finish(const Product<T, O> &p, i64 row, i64 column, int n, co
   }
 }
 
+// What will be packed next is asked for while the current panel is multiplied with: weights come from main memory, and
+// packing alone would wait for every line of them.
+struct Ahead {
+  const char *start = nullptr;
+  i64 rows = 0, row_bytes = 0, stride = 0;
+
+  void ask(i64 part, i64 parts) const {
+    const i64 lines = (row_bytes + 63) / 64 + 1, count = rows * lines;
+    for (i64 i = count * part / parts; i < count * (part + 1) / parts; i++)
+      __builtin_prefetch(start + i / lines * stride + std::min(i % lines * 64, row_bytes - 1), 0, 2);
+  }
+};
+template <class T> static inline Ahead ahead_of(const Term<T> &t, i64 column, i64 n, i64 from, i64 k) {
+  if (t.layout == NK)
+    return {(const char *)(t.b + column * t.ldb + from), n, k * (i64)sizeof(T), t.ldb * (i64)sizeof(T)};
+  return {(const char *)(t.b + from * t.ldb + column), k, n * (i64)sizeof(T), t.ldb * (i64)sizeof(T)};
+}
+
 // At most so many rows of B are packed at a time. A panel then stays in the second-level cache, and a long sum is a sum
 // of shorter ones: adding 49,152 numbers one by one to a float loses three more digits than adding 48 sums of 1,024.
 constexpr i64 PACKED_DEPTH = 1024;
@@ -264,10 +312,17 @@ static inline void panel_product(const Product<T, O> &p, i64 column, int n, i64 
     if (from == p.term[term].k) term++, from = 0;
     const bool ends = term == p.terms;
     if (!ends && depth < PACKED_DEPTH) continue;
+    Ahead ahead;
+    if (!ends)
+      ahead = ahead_of(p.term[term], column, n, from, std::min(PACKED_DEPTH, p.term[term].k - from));
+    else if (column + PANEL<T> < p.n)
+      ahead = ahead_of(p.term[0], column + PANEL<T>, std::min<i64>(PANEL<T>, p.n - column - PANEL<T>), 0,
+                       std::min(PACKED_DEPTH, p.term[0].k));
     for (i64 row = first; row < last; row += ROWS)
       with_rows((int)std::min<i64>(ROWS, last - row), [&](auto mr) {
         constexpr int MR = decltype(mr)::value;
         Acc<T> *wait = partial + (row - first) * width;
+        ahead.ask((row - first) / ROWS, (last - first + ROWS - 1) / ROWS);
         Vec<T> acc[MR][NV] = {};
         for (int i = 0; i < waiting; i++)
           multiply<T, MR, NV>(parts[i].a + row * parts[i].lda, parts[i].lda, parts[i].panel, parts[i].groups, width,
@@ -291,8 +346,23 @@ template <class N> static inline N *scratch(int slot, i64 count) {
   return (N *)(((uintptr_t)own.data() + 63) / 64 * 64);
 }
 
+constexpr i64 FEW_ROWS = 96, FEW_ROWS_DEPTH = 256;
+
 // The work of one thread: its even share of all (panel, rows) in panel order, so that nine panels suit two threads.
 template <class T, class O> static inline void product_share(const Product<T, O> &p, int thread, int threads) {
+  if (std::is_same<O, Acc<T>>::value && p.terms == 1 && p.m <= FEW_ROWS && p.term[0].k > FEW_ROWS_DEPTH) {
+    // Few rows of A make a product of reading B: it is read in the order in which it lies, some rows at a time.
+    for (i64 row = 0; row < p.term[0].k; row += FEW_ROWS_DEPTH) {
+      Product<T, O> part = p;
+      part.term[0].a += row;
+      part.term[0].b += row * (part.term[0].layout == NK ? 1 : part.term[0].ldb);
+      part.term[0].k = std::min(FEW_ROWS_DEPTH, p.term[0].k - row);
+      part.accumulate = p.accumulate || row > 0;
+      if (row > 0) part.residual = part.bias = nullptr;
+      product_share(part, thread, threads);
+    }
+    return;
+  }
   const i64 panels = (p.n + PANEL<T> - 1) / PANEL<T>, blocks = (p.m + ROWS - 1) / ROWS;
   i64 from = panels * blocks * thread / threads;
   const i64 to = panels * blocks * (thread + 1) / threads;
@@ -311,13 +381,23 @@ template <class T, class O> static inline void product_share(const Product<T, O>
   }
 }
 
-template <class T, class O> static inline void product(const Product<T, O> &p, int threads) {
-  if (threads > 1 && p.m * p.n > 4096) {
-#pragma omp parallel num_threads(threads)
-    product_share(p, omp_get_thread_num(), omp_get_num_threads());
-  } else {
-    product_share(p, 0, 1);
-  }
+// Numbers of a result below which a second thread costs more than it saves.
+constexpr i64 SMALL = 4096;
+
+template <class F> static inline void in_parallel(int threads, F body) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  body(omp_get_thread_num(), omp_get_num_threads());
+}
+
+// to[c][r] = scale x[r][c] for one thread's share of the columns; rows are padded with zeros up to `even`.
+template <class T>
+static inline void turn_rows(const T *x, i64 ld, i64 rows, i64 columns, Acc<T> scale, T *to, i64 even, int thread,
+                             int threads) {
+  const i64 from = rows * thread / threads, end = rows * (thread + 1) / threads;
+  for (i64 c = 0; c < columns; c++)
+    for (i64 r = from; r < end; r++) narrow((Acc<T>)(widen(x[r * ld + c]) * scale), to + c * even + r);
+  if (thread == threads - 1)
+    for (i64 c = 0; c < columns && rows < even; c++) to[c * even + rows] = T{};
 }
 
 // B [n columns] as consecutive panels, each [groups][PANEL][PAIR] except a narrower last one.

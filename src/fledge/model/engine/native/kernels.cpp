@@ -7,22 +7,56 @@ typedef Acc<T> A;
 
 extern "C" {
 
-// c [m, n] = a1 b1 (+ a2 b2) (+ residual) (+ bias) (+ c). c is T, or sums where `wide`.
-void linear(const T *a1, i64 lda1, const T *b1, i64 ldb1, i64 k1, int layout1, const T *a2, i64 lda2, const T *b2,
-            i64 ldb2, i64 k2, int layout2, void *c, i64 ldc, int wide, const A *residual, i64 ldr, const A *bias,
-            int accumulate, i64 m, i64 n, int threads) {
+// c [m, n] = x w (+ low second) (+ residual) (+ bias) (+ c), where low [m, rank] = x2 first^T is made on the way; rank 0:
+// no adapter. x2 is x, or what dropout left of it. c is T, or sums where `wide`.
+void linear(const T *x, i64 ldx, const T *w, i64 ldw, i64 k, int layout, const T *x2, i64 ldx2, const T *first,
+            i64 ldfirst, const T *second, i64 ldsecond, T *low, i64 ldlow, i64 rank, void *c, i64 ldc, int wide,
+            const A *residual, i64 ldr, const A *bias, int accumulate, i64 m, i64 n, int threads) {
   auto run = [&](auto *out) {
+    Product<T, T> down{};
+    down.m = m, down.n = rank, down.c = low, down.ldc = ldlow, down.terms = 1;
+    down.term[0] = {x2, ldx2, first, ldfirst, k, NK};
     Product<T, typename std::remove_pointer<decltype(out)>::type> p{};
     p.m = m, p.n = n, p.c = out, p.ldc = ldc, p.residual = residual, p.ldr = ldr, p.bias = bias;
-    p.accumulate = accumulate, p.terms = k2 ? 2 : 1;
-    p.term[0] = {a1, lda1, b1, ldb1, k1, (Layout)layout1};
-    p.term[1] = {a2, lda2, b2, ldb2, k2, (Layout)layout2};
-    product(p, threads);
+    p.accumulate = accumulate, p.terms = rank ? 2 : 1;
+    p.term[0] = {x, ldx, w, ldw, k, (Layout)layout};
+    p.term[1] = {low, ldlow, second, ldsecond, rank, KN};
+    in_parallel(m * n > SMALL ? threads : 1, [&](int thread, int count) {
+      if (rank) {
+        product_share(down, thread, count);
+#pragma omp barrier
+      }
+      product_share(p, thread, count);
+    });
   };
   if (wide)
     run((A *)c);
   else
     run((T *)c);
+}
+
+// What an adapter learns of a product: da [ranks, k] += dlow^T x, and for each of `parts` projections with `rank` rows of
+// B and columns start:start + width of dy, db [rank, width] += scale low^T dy.
+void adapter_grad(const T *x, i64 ldx, i64 k, const T *dy, i64 lddy, const T *low, const T *dlow, i64 ldlow, i64 ranks,
+                  i64 rank, A scale, A *da, i64 parts, const i64 *start, const i64 *width, A *const *db, i64 m,
+                  int threads) {
+  const i64 even = (m + 1) / 2 * 2;
+  T *turned = scratch<T>(11, 2 * ranks * even);
+  in_parallel(m * k > SMALL ? threads : 1, [&](int thread, int count) {
+    turn_rows<T>(low, ldlow, m, ranks, scale, turned, even, thread, count);
+    turn_rows<T>(dlow, ldlow, m, ranks, 1, turned + ranks * even, even, thread, count);
+#pragma omp barrier
+    Product<T, A> p{};
+    p.terms = 1, p.accumulate = true;
+    p.m = ranks, p.n = k, p.c = da, p.ldc = k;
+    p.term[0] = {turned + ranks * even, even, x, ldx, m, KN};
+    product_share(p, thread, count);
+    for (i64 i = 0; i < parts; i++) {
+      p.m = rank, p.n = width[i], p.c = db[i], p.ldc = width[i];
+      p.term[0] = {turned + i * rank * even, even, dy + start[i], lddy, m, KN};
+      product_share(p, thread, count);
+    }
+  });
 }
 
 void norm(const void *x, int x_wide, i64 ldx, i64 rows, i64 heads, i64 width, const A *weight, A eps, const A *residual,

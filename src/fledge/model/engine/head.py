@@ -16,21 +16,36 @@ from torch import Tensor
 
 from fledge.model.engine.kernels import Kernels, Layout, sums_dtype
 
-# Logits held at once: 170 rows of a 49k vocabulary are 32 MiB in float32, about what a last-level cache holds. Fewer
+# Logits held at once: 340 rows of a 49k vocabulary are 64 MiB in float32. Fewer
 # rows than MIN_ROWS would read the head's weights more often than the products take.
-TILE_BYTES = 32 << 20
+TILE_BYTES = 64 << 20
 MIN_ROWS = 96
+
+
+class LogitsTile:
+    """Memory for the logits of some tokens, kept from one use to the next: new memory would be zeroed first."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def take(self, rows: int, vocab_size: int, dtype: torch.dtype) -> Tensor:
+        """Return [rows, vocab_size] of anything; the next call takes the same memory."""
+        if self._memory.numel() < rows * vocab_size or self._memory.dtype != dtype:
+            self._memory = torch.empty(rows * vocab_size, dtype=dtype)
+        return self._memory[: rows * vocab_size].view(rows, vocab_size)
 
 
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, target: Tensor, kernels: Kernels, softcap: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, target: Tensor, kernels: Kernels, softcap: float, tile: LogitsTile
+    ) -> Tensor:
         wants_grad = ctx.needs_input_grad[0]
         precise = sums_dtype(head.dtype)
         logps_U = torch.empty(len(target), dtype=precise)
         grad_UD = torch.empty(hidden.shape, dtype=precise) if wants_grad else None
         rows = tile_rows(head.shape[0])
-        logits_tV = torch.empty(min(rows, len(target)), head.shape[0], dtype=precise)
+        logits_tV = tile.take(min(rows, len(target)), head.shape[0], precise)
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
             hidden_tD = hidden[part].to(head.dtype).contiguous()
@@ -47,7 +62,7 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_UD,) = ctx.saved_tensors
-        return (grads[0][:, None] * grad_UD).to(ctx.dtype), None, None, None, None
+        return (grads[0][:, None] * grad_UD).to(ctx.dtype), None, None, None, None, None
 
 
 def tile_rows(vocab_size: int) -> int:
@@ -56,12 +71,19 @@ def tile_rows(vocab_size: int) -> int:
 
 
 def token_logps(
-    hidden_UD: Tensor, head_VD: Tensor, target_U: Tensor, *, kernels: Kernels, softcap: float = 0
+    hidden_UD: Tensor,
+    head_VD: Tensor,
+    target_U: Tensor,
+    *,
+    kernels: Kernels,
+    softcap: float = 0.0,
+    tile: LogitsTile | None = None,
 ) -> Tensor:
     """Return log p(target | hidden) [U] under softmax(hidden head^T), float32 at least. `head_VD` is frozen.
 
     With `softcap` c the logits are c tanh(logits / c).
     """
     assert not head_VD.requires_grad, "a trained head needs its own gradient"
-    logps: Tensor = _TokenLogps.apply(hidden_UD, head_VD, target_U, kernels, softcap)  # type: ignore[no-untyped-call]
+    arguments = (hidden_UD, head_VD, target_U, kernels, softcap, tile or LogitsTile())
+    logps: Tensor = _TokenLogps.apply(*arguments)  # type: ignore[no-untyped-call]
     return logps

@@ -59,9 +59,11 @@ class LowRank:
     x: Tensor | None = None
 
 
-class Part(Protocol):
-    """One adapted projection: its first row of A and B, its first column of the output and their number."""
+@dataclass(frozen=True)
+class Part:
+    """One adapted projection of a site: its module, its rows of A, its columns of the output."""
 
+    module: str
     first_rank: int
     start: int
     width: int
@@ -70,11 +72,16 @@ class Part(Protocol):
 class Adapted(Protocol):
     """Where an adapter's gradients go: grad_a [R, in]; grad_b [rank, width] of each part. All in sums."""
 
-    parts: tuple[Part, ...]
-    rank: int
-    scale: float
-    grad_a: Tensor
-    grad_b: tuple[Tensor, ...]
+    @property
+    def parts(self) -> tuple[Part, ...]: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def grad_a(self) -> Tensor: ...
+    @property
+    def grad_b(self) -> tuple[Tensor, ...]: ...
 
 
 def sums_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -100,7 +107,7 @@ class Kernels(Protocol):
         bias: Tensor | None = None,
         accumulate: bool = False,
     ) -> Tensor:
-        """out = x w (+ low second) (+ residual) (+ bias) (+ out), with low = x first^T; out is T or sums. Returns out."""
+        """out = x w (+ low second) (+ residual) (+ bias) (+ out), low = x first^T; out is T or sums. Returns out."""
         ...
 
     def adapter_grad(self, site: Adapted, x: Tensor, dy: Tensor, low: Tensor, dlow: Tensor) -> None:

@@ -23,7 +23,7 @@ from fledge.model.causal import CausalModel
 from fledge.model.engine import block
 from fledge.model.engine.block import KeyValues, Masks, Setting
 from fledge.model.engine.decoder import SITES, Decoder
-from fledge.model.engine.head import token_logps
+from fledge.model.engine.head import LogitsTile, token_logps
 from fledge.model.engine.kernels import Kernels, sums_dtype
 from fledge.model.engine.sites import Site, Sites
 from fledge.model.engine.workspace import Workspace
@@ -60,6 +60,7 @@ class Engine(CausalModel):
         self._training = self._disabled = False
         self._free: list[Workspace] = []
         self._forward_only: Workspace | None = None
+        self._tile = LogitsTile()
 
     def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
         assert not settings.dora, "DoRA takes the plain path"
@@ -104,7 +105,9 @@ class Engine(CausalModel):
         return self.decoder.head_VD
 
     def token_logps(self, hidden_UD: Tensor, target_U: Tensor) -> Tensor:
-        return token_logps(hidden_UD, self.head, target_U, kernels=self.kernels, softcap=self.logit_softcap)
+        return token_logps(
+            hidden_UD, self.head, target_U, kernels=self.kernels, softcap=self.logit_softcap, tile=self._tile
+        )
 
     def hidden(self, tokens: TreeTokens, context: Context | None = None) -> Tensor:
         learns = self.sites is not None and torch.is_grad_enabled() and not self._disabled
@@ -191,7 +194,8 @@ class _Pass:
                     self.own_keys.append(own.clone() if engine.recompute else own)
             last = self.work.stream(len(decoder.blocks), n)
             self.scale = torch.empty(n, 1, dtype=last.dtype)
-            self.hidden = torch.empty_like(last)
+            # What is returned without gradients outlives the pass; the rest lives as long as its workspace is held.
+            self.hidden = self.work.ends(n)[0] if keep else torch.empty_like(last)
             engine.kernels.norm(self.hidden, last, decoder.norm_out, decoder.shape.norm_eps, self.scale)
 
     def _setting(self) -> Setting:
@@ -235,7 +239,7 @@ class _Pass:
         assert self.work is not None and engine.sites is not None
         engine.sites.attach_gradients()
         decoder, layers = engine.decoder, len(engine.decoder.blocks)
-        dx = torch.empty_like(self.hidden)
+        dx = self.work.ends(n)[1]
         stream = self.work.stream(layers, n)
         engine.kernels.norm_grad(
             dx, dhidden.contiguous(), stream, decoder.norm_out, self.scale, rounded=self.scratch.rounded

@@ -19,18 +19,8 @@ from torch import Tensor, nn
 
 from fledge.model.adapter import PREFIX, SIDES
 from fledge.model.engine.decoder import SITES, Decoder, site_widths
-from fledge.model.engine.kernels import sums_dtype
+from fledge.model.engine.kernels import Part, sums_dtype
 from fledge.model.lora import LoraSettings
-
-
-@dataclass(frozen=True)
-class Part:
-    """One adapted projection of a site: its module, its rows of A, its columns of the output."""
-
-    module: str
-    first_rank: int
-    start: int
-    width: int
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,9 @@ class Workspace:
     def __init__(self, decoder: Decoder, *, num_tokens: int, ranks: dict[str, int], kept: int, streams: int) -> None:
         self.num_tokens, self._kept, self._streams = num_tokens, kept, streams
         self._widths = saved_widths(decoder.shape, ranks)
-        self._streams_x = [
-            torch.empty(num_tokens * decoder.shape.width, dtype=sums_dtype(decoder.dtype)) for _ in range(streams)
-        ]
+        precise, width = sums_dtype(decoder.dtype), decoder.shape.width
+        self._streams_x = [torch.empty(num_tokens * width, dtype=precise) for _ in range(streams)]
+        self._ends = [torch.empty(num_tokens * width, dtype=precise) for _ in range(2)]
         self._saved = [self._buffers(decoder, num_tokens) for _ in range(kept)]
         self._scratch = {
             name: torch.empty(num_tokens * width, dtype=decoder.dtype)
@@ -78,6 +78,11 @@ class Workspace:
     def stream(self, layer: int, n: int) -> Tensor:
         """Return the residual stream [n, D] before `layer`."""
         return self._streams_x[layer % self._streams][: n * self._width].view(n, self._width)
+
+    def ends(self, n: int) -> tuple[Tensor, Tensor]:
+        """Return the last hidden states and the gradient of the stream, [n, D] in sums."""
+        hidden, dx = (x[: n * self._width].view(n, self._width) for x in self._ends)
+        return hidden, dx
 
     def saved(self, layer: int, n: int) -> Saved:
         buffers = self._saved[layer % self._kept]
@@ -106,7 +111,7 @@ def bytes_per_token(shape: Shape, ranks: dict[str, int], *, dtype: torch.dtype, 
     """Return what a workspace takes for each token that it has room for."""
     exact, rounded = sums_dtype(dtype).itemsize, dtype.itemsize
     saved = sum(width * (exact if sums else rounded) for width, sums in saved_widths(shape, ranks).values())
-    return kept * saved + streams * shape.width * exact + sum(scratch_widths(shape, ranks).values()) * rounded
+    return kept * saved + (streams + 2) * shape.width * exact + sum(scratch_widths(shape, ranks).values()) * rounded
 
 
 def saved_widths(shape: Shape, ranks: dict[str, int]) -> dict[str, tuple[int, bool]]:

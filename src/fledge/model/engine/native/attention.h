@@ -150,10 +150,12 @@ template <class T> static void attend_forward(const Attention<T> &at, const Task
     std::fill(total, total + rows, (A)0);
     for (size_t i = 0; i < tiles.size(); i++) {
       const Tile &t = tiles[i];
-      if (sight_of(at, node, t, first + rows - 1).high <= 0) continue;
+      // what not even the last row sees is not computed
+      const i64 count = sight_of(at, node, t, first + rows - 1).high;
+      if (count <= 0) continue;
       const T *k_panel = packed + i * (k_count + v_count), *v_panel = k_panel + k_count;
-      const int vectors = (int)((t.count + L - 1) / L);
-      block_product<T>(q, W, rows, k_panel, t.count, W, s, TILE, false);
+      const int vectors = (int)((count + L - 1) / L);
+      block_product<T>(q, W, rows, k_panel, count, W, s, TILE, false, t.count, W);
       for (i64 r = 0; r < rows; r++) {
         const Sight see = sight_of(at, node, t, first + r);
         const bool partial = see.low > 0 || see.high < vectors * L;
@@ -185,7 +187,7 @@ template <class T> static void attend_forward(const Attention<T> &at, const Task
         }
         total[r] += sum<T>(sums);
       }
-      block_product<T>(p, TILE, rows, v_panel, W, t.count, o, wide, true);
+      block_product<T>(p, TILE, rows, v_panel, W, count, o, wide, true, W, t.count);
     }
     for (i64 r = 0; r < rows; r++) {
       const i64 row = first + r, token = node.start + row / at.group(), head = task.head * at.group() + row % at.group();
@@ -224,12 +226,12 @@ static void attend_backward(const Attention<T> &at, const AttentionGrad<T> &g, c
   A *st = scratch<A>(5, 2 * TILE * TILE), *dpt = st + TILE * TILE;
   A *dq = scratch<A>(6, TILE * wide), *sums = scratch<A>(10, TILE * wide);
   A lse[TILE], delta[TILE], low[TILE], high[TILE];
-  auto add_product = [&](const T *a, const Tile &t, const T *panels, i64 rows, A *to) {
-    to += t.key * ldk + task.head * W;
-    if (W == wide) return block_product<T>(a, TILE, t.count, panels, W, rows, to, ldk, true);
+  auto add_product = [&](const T *a, i64 key, i64 keys, const T *panels, i64 rows, A *to) {
+    to += key * ldk + task.head * W;
+    if (W == wide) return block_product<T>(a, TILE, keys, panels, W, rows, to, ldk, true, W, rows);
     // A product is written in whole vectors, which would run into the next head here.
-    block_product<T>(a, TILE, t.count, panels, W, rows, sums, wide, false);
-    for (i64 j = 0; j < t.count; j++) add_to<T>(sums + j * wide, W, to + j * ldk);
+    block_product<T>(a, TILE, keys, panels, W, rows, sums, wide, false, W, rows);
+    for (i64 j = 0; j < keys; j++) add_to<T>(sums + j * wide, W, to + j * ldk);
   };
   for (i64 first = task.first; first < task.last; first += TILE) {
     const i64 rows = std::min(TILE, task.last - first);
@@ -249,21 +251,22 @@ static void attend_backward(const Attention<T> &at, const AttentionGrad<T> &g, c
     std::fill(dq, dq + rows * wide, (A)0);
     for (size_t i = 0; i < tiles.size(); i++) {
       const Tile &t = tiles[i];
-      if (sight_of(at, node, t, first + rows - 1).high <= 0) continue;
+      const i64 keys = sight_of(at, node, t, first + rows - 1).high;
+      if (keys <= 0) continue;
       bool partial = rows < vectors * L;
       for (i64 r = 0; r < TILE; r++) {
         const Sight see = r < rows ? sight_of(at, node, t, first + r) : Sight{0, 0};
         low[r] = (A)see.low, high[r] = (A)see.high;
-        partial |= r < rows && (see.low > 0 || see.high < t.count);
+        partial |= r < rows && (see.low > 0 || see.high < keys);
       }
       const i64 stride = at.key_stride(t.key);
-      block_product<T>(at.key(t.key, task.head, false), stride, t.count, q_across, rows, W, st, TILE, false);
-      block_product<T>(at.key(t.key, task.head, true), stride, t.count, d_across, rows, W, dpt, TILE, false);
-      const i64 even = (t.count + PAIR - 1) / PAIR * PAIR;
+      block_product<T>(at.key(t.key, task.head, false), stride, keys, q_across, rows, W, st, TILE, false, rows, W);
+      block_product<T>(at.key(t.key, task.head, true), stride, keys, d_across, rows, W, dpt, TILE, false, rows, W);
+      const i64 even = (keys + PAIR - 1) / PAIR * PAIR;
       for (i64 j = 0; j < even; j++)
         for (i64 v = 0; v < vectors; v++) {
           Vec<T> p = {}, d = {};
-          if (j < t.count) {
+          if (j < keys) {
             Vec<T> x = load<A>(st + j * TILE + v * L) * at.scale, slope = splat<T>(at.scale);
             if (at.softcap != 0) {
               const Vec<T> capped = vtanh<T>(x / at.softcap);
@@ -282,9 +285,9 @@ static void attend_backward(const Attention<T> &at, const AttentionGrad<T> &g, c
       // units of PAIR keys are turned together: dS^T [keys, rows] becomes dS [rows, keys]
       pack_kn<T>(dst, TILE, (int)rows, even, (int)(vectors * L), pairs);
       turn_units<T>(pairs, vectors * L, even / PAIR, rows, ds, TILE);
-      add_product(pt, t, d_along, rows, dv);
-      add_product(dst, t, q_along, rows, dk);
-      block_product<T>(ds, TILE, rows, packed + i * count, W, t.count, dq, wide, true);
+      add_product(pt, t.key, keys, d_along, rows, dv);
+      add_product(dst, t.key, keys, q_along, rows, dk);
+      block_product<T>(ds, TILE, rows, packed + i * count, W, keys, dq, wide, true, W, t.count);
     }
     for (i64 r = 0; r < rows; r++) {
       const i64 row = first + r, token = node.start + row / at.group(), head = task.head * at.group() + row % at.group();

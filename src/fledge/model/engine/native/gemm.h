@@ -413,14 +413,17 @@ template <class T> static inline void pack_all(const Term<T> &t, i64 n, T *packe
   }
 }
 
-// C[rows, n rounded up to vectors] = or += A * packed B, on one thread: the small products inside attention.
+// C[rows, n rounded up to vectors] = or += A[rows, k] * the first n columns and k rows of a B that was packed with
+// packed_n columns and packed_k rows. On one thread: the small products inside attention.
 template <class T>
-static void block_product(const T *a, i64 lda, i64 rows, const T *packed, i64 n, i64 k, Acc<T> *c, i64 ldc, bool add) {
+static void block_product(const T *a, i64 lda, i64 rows, const T *packed, i64 n, i64 k, Acc<T> *c, i64 ldc, bool add,
+                          i64 packed_n, i64 packed_k) {
   constexpr int PAIR = Format<T>::PAIR, L = LANES<T>;
-  const i64 groups = (k + PAIR - 1) / PAIR;
+  const i64 groups = (k + PAIR - 1) / PAIR, packed_groups = (packed_k + PAIR - 1) / PAIR;
   for (i64 column = 0; column < n; column += PANEL<T>) {
     const int vectors = (int)((std::min<i64>(PANEL<T>, n - column) + L - 1) / L);
-    const T *panel = packed + column * groups * PAIR;
+    const int width = (int)((std::min<i64>(PANEL<T>, packed_n - column) + L - 1) / L * L);
+    const T *panel = packed + column * packed_groups * PAIR;
     with_vectors(vectors, [&](auto nv) {
       constexpr int NV = decltype(nv)::value;
       for (i64 row = 0; row < rows; row += ROWS)
@@ -428,7 +431,7 @@ static void block_product(const T *a, i64 lda, i64 rows, const T *packed, i64 n,
           constexpr int MR = decltype(mr)::value;
           Vec<T> acc[MR][NV] = {};
           Acc<T> *out = c + row * ldc + column;
-          multiply<T, MR, NV>(a + row * lda, lda, panel, groups, NV * L, acc);
+          multiply<T, MR, NV>(a + row * lda, lda, panel, groups, width, acc);
           UNROLL for (int m = 0; m < MR; m++)
             UNROLL for (int v = 0; v < NV; v++) {
               Acc<T> *to = out + m * ldc + v * L;

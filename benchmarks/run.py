@@ -7,18 +7,14 @@ compared by their ratio, on one machine, in turn; machines differ and so do thei
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
 import json
-import platform
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results.csv"
-COLUMNS = ("date", "commit", "processor", "python", "torch", "what", "figure", "value")
+from results import append, processor_versions
+
 TARGETS = {
     "quantised.accuracy": (">=", 0.95),
     "quantised.template_adherence": (">=", 0.95),
@@ -51,24 +47,6 @@ def flat(value: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
-    count = sum(line.startswith("processor") for line in lines)
-    return f"{count} x {' '.join(sorted(names))}" if names else platform.processor()
-
-
-def append(what: str, figures: dict[str, float], *, torch: str) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    fixed = [f"{datetime.date.today()}", commit.stdout.strip(), processor(), platform.python_version(), torch, what]
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(COLUMNS)
-        writer.writerows([*fixed, name, value] for name, value in figures.items())
-
-
 def verdicts(figures: dict[str, float]) -> list[str]:
     """Return a line per target: reached or missed."""
     lines = []
@@ -84,11 +62,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
     machine = fledge("doctor")
-    append("doctor", flat({"gemm_gflops": machine["gemm_gflops"]}), torch=machine["torch"])
+    versions = processor_versions(machine["torch"])
+    append("doctor", flat({"gemm_gflops": machine["gemm_gflops"]}), versions)
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
             figures = flat(fledge("demo", f"{folder}/demo", "--seed", str(seed)))
-        append(f"demo seed {seed}", figures, torch=machine["torch"])
+        append(f"demo seed {seed}", figures, versions)
         print(f"demo, seed {seed}:", *verdicts(figures), sep="\n  ")
 
 

@@ -41,4 +41,4 @@ def adamw(parameters: Mapping[str, nn.Parameter], *, weight_decay: float, lora_p
         {"params": [p for name, p in parameters.items() if ratios[name] == ratio], "lr_ratio": ratio}
         for ratio in sorted(set(ratios.values()))
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)

@@ -1,0 +1,196 @@
+"""One trainer, one process: `python contender.py WHO MODEL ROWS --steps N`. Prints one JSON object as its last line.
+
+WHO is fledge, trl-default, or trl-tuned with --options. Every one takes the same rows in the same order, eight a step,
+with AdamW at a constant rate and LoRA of rank 16 on every linear layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+STARTED = time.perf_counter()
+LR, RANK, ALPHA = 5e-4, 16, 32.0
+WARM_UP = 2
+
+
+def with_fledge(model: Path, rows: Path, steps: int, per_step: int, options: dict[str, Any]) -> dict[str, Any]:
+    from fledge.model.process import prepare_process
+
+    prepare_process()
+    import torch
+    from sets import read_rows
+
+    from fledge.model.hardware import DTYPES, survey
+    from fledge.model.load import load_model
+    from fledge.model.lora import LoraSettings
+    from fledge.model.weights import open_weights
+    from fledge.objective.sft import sft
+    from fledge.training.batch import to_batch
+    from fledge.training.loop import Plan, fit
+    from fledge.training.optim import Schedule
+
+    machine = survey()
+    examples = _repeat(read_rows(rows), steps * per_step)
+    dtype = options.get("dtype", machine.dtype)
+    engine = load_model(open_weights(model), dtype=DTYPES[dtype])
+    engine.add_adapter(LoraSettings(rank=RANK, alpha=ALPHA), seed=0)
+    optimizer = torch.optim.AdamW(engine.parameters().values(), lr=LR, weight_decay=0.0, fused=True)
+    stream = (
+        to_batch(examples[i * per_step : (i + 1) * per_step], tokens_per_piece=options.get("tokens_per_piece", 2048))
+        for i in range(steps)
+    )
+    constant = Plan(steps, 0, Schedule(LR, 1, 0.0), 1.0, 1e9, lambda step: None)
+    ready = time.perf_counter()
+    done = fit(engine, stream, sft, optimizer, constant)
+    shape = engine.shape
+    linear = shape.num_layers * (
+        shape.width * (2 * shape.query_width + 2 * shape.key_width) + 3 * shape.width * shape.ffn_width
+    )
+    head = shape.width * shape.vocab_size
+    taught = [sum(e.num_taught for e in examples[i * per_step : (i + 1) * per_step]) for i in range(steps)]
+    return {
+        "setup_s": ready - STARTED,
+        "seconds": [step.seconds for step in done],
+        "losses": [step.loss for step in done],
+        "effective": [step.tokens_effective for step in done],
+        "computed": [step.tokens_computed for step in done],
+        "flops": [4 * linear * s.tokens_computed + 4 * head * t for s, t in zip(done, taught, strict=True)],
+        "path": engine.path,
+        "dtype": dtype,
+        "gemm_gflops": peak_gflops(DTYPES[dtype]),
+    }
+
+
+def peak_gflops(dtype: Any) -> dict[str, float]:
+    """Return the best median rate of a matrix product, by torch and by our own kernel, over three sizes."""
+    import torch
+
+    from fledge.model.engine.compiled import kernels_for
+    from fledge.model.engine.kernels import Layout
+
+    kernels = kernels_for(dtype)
+    best = {"torch": 0.0, "fledge": 0.0}
+    for rows, depth, columns in ((1024, 1024, 1024), (2048, 2048, 2048), (2048, 576, 3072)):
+        a, w = torch.randn(rows, depth).to(dtype), torch.randn(columns, depth).to(dtype)
+        out = torch.empty(rows, columns, dtype=dtype)
+        for name in best:
+            times = []
+            for _ in range(11):
+                started = time.perf_counter()
+                torch.mm(a, w.t(), out=out) if name == "torch" else kernels.linear(out, a, w, Layout.NK)
+                times.append(time.perf_counter() - started)
+            best[name] = max(best[name], 2 * rows * depth * columns / statistics.median(times) / 1e9)
+    return best
+
+
+def with_trl(model: Path, rows: Path, steps: int, per_step: int, options: dict[str, Any]) -> dict[str, Any]:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from sets import read_rows
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from fledge.runtime.threads import usable_cores
+
+    torch.set_num_threads(usable_cores())
+    examples = _repeat(read_rows(rows), steps * per_step)
+    table = [
+        {"input_ids": e.ids, "labels": [t if w > 0 else -100 for t, w in zip(e.ids, e.weights, strict=True)]}
+        for e in examples
+    ]
+    seconds: list[float] = []
+    losses: list[float] = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - self.started)
+
+        def on_log(self, arguments: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                losses.append(float(logs["loss"]))
+
+    at_once = options.get("at_once", per_step)
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": per_step // at_once,
+    }
+    if options:
+        settings |= {"gradient_checkpointing": False, "model_init_kwargs": {"dtype": getattr(torch, options["dtype"])}}
+        settings["bf16"] = options["autocast"]
+    config = SFTConfig(
+        output_dir=tempfile.mkdtemp(),
+        max_steps=steps,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        weight_decay=0.0,
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        max_length=None,
+        shuffle_dataset=False,
+        use_cpu=True,
+        **settings,
+    )
+    trainer = SFTTrainer(
+        model=str(model),
+        args=config,
+        train_dataset=Dataset.from_list(table),
+        processing_class=AutoTokenizer.from_pretrained(model),
+        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
+        callbacks=[Watch()],
+    )
+    trainer._get_train_sampler = lambda *_, **__: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    ready = time.perf_counter()
+    trainer.train()
+    effective = [sum(len(e.ids) for e in examples[i * per_step : (i + 1) * per_step]) for i in range(steps)]
+    return {
+        "setup_s": ready - STARTED,
+        "seconds": seconds,
+        "losses": losses,
+        "effective": effective,
+        "computed": effective,
+        "path": f"TRL, weights {sorted({str(p.dtype) for p in trainer.model.parameters()})}, autocast {config.bf16}",
+    }
+
+
+def _repeat(rows: list[Any], count: int) -> list[Any]:
+    return (rows * (count // len(rows) + 1))[:count]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("who", choices=["fledge", "trl-default", "trl-tuned"])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--per-step", type=int, default=8)
+    parser.add_argument("--options", type=json.loads, default={})
+    told = parser.parse_args()
+    # What the trainers say goes to stderr; the last line of stdout is ours.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    run = with_fledge if told.who == "fledge" else with_trl
+    found = run(told.model, told.rows, told.steps, told.per_step, told.options)
+    found["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    found["wall_s"] = time.perf_counter() - STARTED
+    os.write(out, (json.dumps(found) + "\n").encode())
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    main()

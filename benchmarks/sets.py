@@ -1,7 +1,7 @@
 """The rows and models that trainers are compared on. Rows are token ids and weights, so that all learn the very same.
 
 (a) the python-stdlib example: short rows, one template. (b) the same questions behind a system prompt of 400 tokens.
-(c) chats of several turns, from a folder of real ones where it is there. (d) text in rows of 512 tokens that share nothing.
+(c) chats of several turns, real ones where they are there. (d) text in rows of 512 tokens that share nothing.
 """
 
 from __future__ import annotations

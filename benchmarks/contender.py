@@ -48,7 +48,8 @@ def with_fledge(model: Path, rows: Path, steps: int, per_step: int, options: dic
         to_batch(examples[i * per_step : (i + 1) * per_step], tokens_per_piece=options.get("tokens_per_piece", 2048))
         for i in range(steps)
     )
-    constant = Plan(steps, 0, Schedule(LR, 1, 0.0), 1.0, 1e9, lambda step: None)
+    # of so long a cosine the first steps see nothing
+    constant = Plan(steps, 0, Schedule(LR, 10**9, 0.0), 1.0, 1e9, lambda step: None)
     ready = time.perf_counter()
     done = fit(engine, stream, sft, optimizer, constant)
     shape = engine.shape
@@ -98,7 +99,7 @@ def with_trl(model: Path, rows: Path, steps: int, per_step: int, options: dict[s
     from peft import LoraConfig
     from sets import read_rows
     from transformers import AutoTokenizer, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     from fledge.runtime.threads import usable_cores
 
@@ -122,30 +123,7 @@ def with_trl(model: Path, rows: Path, steps: int, per_step: int, options: dict[s
             if logs and "loss" in logs:
                 losses.append(float(logs["loss"]))
 
-    at_once = options.get("at_once", per_step)
-    settings: dict[str, Any] = {
-        "per_device_train_batch_size": at_once,
-        "gradient_accumulation_steps": per_step // at_once,
-    }
-    if options:
-        settings |= {"gradient_checkpointing": False, "model_init_kwargs": {"dtype": getattr(torch, options["dtype"])}}
-        settings["bf16"] = options["autocast"]
-    config = SFTConfig(
-        output_dir=tempfile.mkdtemp(),
-        max_steps=steps,
-        learning_rate=LR,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        weight_decay=0.0,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        max_length=None,
-        shuffle_dataset=False,
-        use_cpu=True,
-        **settings,
-    )
+    config = _trl_config(steps, per_step, options)
     trainer = SFTTrainer(
         model=str(model),
         args=config,
@@ -166,6 +144,39 @@ def with_trl(model: Path, rows: Path, steps: int, per_step: int, options: dict[s
         "computed": effective,
         "path": f"TRL, weights {sorted({str(p.dtype) for p in trainer.model.parameters()})}, autocast {config.bf16}",
     }
+
+
+def _trl_config(steps: int, per_step: int, options: dict[str, Any]) -> Any:
+    """Return TRL's settings: its defaults, but for what both sides must share, and `options` where it is tuned."""
+    import torch
+    from trl import SFTConfig
+
+    at_once = options.get("at_once", per_step)
+    tuned: dict[str, Any] = {}
+    if options:
+        tuned = {
+            "gradient_checkpointing": False,
+            "model_init_kwargs": {"dtype": getattr(torch, options["dtype"])},
+            "bf16": options["autocast"],
+        }
+    return SFTConfig(
+        output_dir=tempfile.mkdtemp(),
+        max_steps=steps,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=per_step // at_once,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        weight_decay=0.0,
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        max_length=None,
+        shuffle_dataset=False,
+        use_cpu=True,
+        **tuned,
+    )
 
 
 def _repeat(rows: list[Any], count: int) -> list[Any]:

@@ -58,6 +58,13 @@ class TrainConfig(_Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank), so that large ranks learn as fast")
     dora: bool = Field(False, description="train the length of every row too (DoRA): better at low ranks, slower")
+    top_layers: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="adapt only so many top layers; what the others make of the rows is computed once: faster"
+    )
+    after_prompt: bool = Field(
+        False,
+        description="the adapter acts only after the prompt (aLoRA), which is computed once; it cannot be merged",
+    )
     lora_plus: float = Field(1.0, ge=1, le=64, description="LoRA+: B learns at so many times the rate of A")
     ram: str = Field("auto", description="memory that training may take: auto, or a size such as 4GB")
     recompute: bool | Auto = Field(

@@ -48,12 +48,16 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids and how much each is taught: weights[i] > 0 means that token i is a target."""
+    """Token ids and how much each is taught: weights[i] > 0 means that token i is a target.
+
+    prompt_tokens: how many first tokens are read without the adapter, where it is to be active only after the prompt.
+    """
 
     ids: list[int]
     weights: list[float]
     origin: str
     columns: Mapping[str, float] = field(default_factory=lambda: _NO_COLUMNS)
+    prompt_tokens: int = 0
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.weights), "one weight per token"

@@ -52,7 +52,7 @@ def told(result: subprocess.CompletedProcess[str]) -> str:
         (GOOD, "train: {epoch: 3}\n", ["fledge.yaml:1", "'train.epoch' is not a knob", "'train.epochs'"]),
         (GOOD, "train: {epochs: -1}\n", ["fledge.yaml:1", "train.epochs is -1", "greater than 0"]),
         (GOOD, "data: {train: data/trian.jsonl}\n", ["trian.jsonl", "did you mean 'train.jsonl'"]),
-        (GOOD.replace("The sky", "up " * 500), "train: {max_tokens: 64}\n", ["longer than train.max_tokens = 64"]),
+        (GOOD.replace("The sky", "up " * 500), "train: {max_tokens: 64}\n", ["longer than train.max_tokens of 64"]),
     ],
 )
 def test_a_project_that_cannot_be_trained(

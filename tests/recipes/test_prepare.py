@@ -67,7 +67,7 @@ def test_rows_that_are_too_long_are_left_out_whole_and_named(tmp_path: Path, tem
     assert max(len(e.ids) for e in lesson.examples) <= 60
     assert lesson.num_taught == sum(e.num_taught for e in lesson.examples)
     none = config.model_copy(update={"train": config.train.model_copy(update={"max_tokens": 8})})
-    with pytest.raises(DataError, match=r"all 6 rows are longer than train\.max_tokens = 8") as caught:
+    with pytest.raises(DataError, match=r"all 6 rows are longer than train\.max_tokens of 8") as caught:
         teach(rows.train, template, none)
     assert caught.value.code == "data.too_long"
     assert teach([], template, config).examples == []

@@ -127,7 +127,7 @@ def test_a_context_that_llama_cpp_did_not_make_as_asked_is_refused(starter_gguf:
     """The self-check of the struct layout: here llama.cpp rounds 100 up, as it would read another field as n_ctx."""
     script = (
         "import sys; from fledge.runtime import logits_worker as w; w.CONTEXT_MULTIPLE = 1;"
-        "w.Scorer(sys.argv[1], adapter=None, context_tokens=100, threads=1)"
+        "w.Scorer(sys.argv[1], adapter=None, invocation=(), context_tokens=100, threads=1)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(starter_gguf)], capture_output=True, text=True)
     assert done.returncode == 1

@@ -123,6 +123,22 @@ class ChatTemplate:
         content = self._content_spans(messages, text, add_generation_prompt=True)
         return [token for token, _ in self._tokens(Rendered(text, content, ()))]
 
+    def invocation_ids(self) -> list[int]:
+        """Return the ids that open an assistant turn: what a generation prompt adds to a conversation.
+
+        Raises DataError where the template adds nothing, so that nothing says when an answer begins.
+        """
+        asked = [Message("user", "?")]
+        whole, without = self.render(asked, add_generation_prompt=True), self.render(asked)
+        if not whole.startswith(without) or whole == without:
+            raise DataError(
+                "data.template",
+                "the model's chat template does not mark where an answer begins.",
+                remedy="Leave train.after_prompt off.",
+            )
+        text = whole[len(without) :]
+        return [token for token, _ in self._tokens(Rendered(text, (), ()))]
+
     def examples(self, conversation: Conversation, *, taught: Literal["all", "last"] = "all") -> list[Example]:
         """Return what is taught of one conversation: one Example, or one per taught turn where the template forgets.
 

@@ -20,6 +20,8 @@ from fledge.records import Example
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 NO_PARENT = -1
+# above every token id
+_MARK = 1 << 40
 # (first key, number of tokens, position of the first)
 Run = tuple[int, int, int]
 
@@ -31,7 +33,7 @@ class Tree:
     A tree may stand on a trunk of C tokens that were laid out before; keys are then counted through the trunk first:
     0..C are trunk tokens, C..C+N own ones. Without a trunk C is 0.
 
-    ids_N, position_N: the own tokens and their positions in their sequences.
+    ids_N, position_N: the own tokens and their positions in their sequences; row_N: one of the sequences they are in.
     start_B, end_B, parent_B: node b holds own tokens start_B[b]:end_B[b]; parent_B[b] is a node or NO_PARENT.
     trunk_B: for each node the runs (first key, length, position) of trunk tokens above its root.
     predictor_M: the token (index into C+N) whose hidden state predicts target_M; sequence_M, weight_M: for whom, how
@@ -41,6 +43,7 @@ class Tree:
 
     ids_N: Ints
     position_N: Ints
+    row_N: Ints
     start_B: Ints
     end_B: Ints
     parent_B: Ints
@@ -106,7 +109,8 @@ def pack(examples: Sequence[Example]) -> Tree:
     Tokens after the last predictor of a sequence (its final taught token among them) are left out: nothing depends on
     them. Every example must teach something, and not its first token, which nothing predicts.
     """
-    return _pack(examples, [_input(example) for example in examples], trunk=[])
+    assert examples, "nothing to pack"
+    return _filled(examples, _lay_out([_input(example) for example in examples], []))
 
 
 def split(examples: Sequence[Example], *, max_tokens: int, trunk: bool = True) -> Step:
@@ -116,21 +120,73 @@ def split(examples: Sequence[Example], *, max_tokens: int, trunk: bool = True) -
     changed by this, only how much of it is in memory at once. The trunk has at most `max_tokens` too; with
     trunk=False there is none, and each piece computes for itself what it shares with others.
     """
-    inputs = [_input(example) for example in examples]
+    base, parts = _divide([_input(example) for example in examples], max_tokens=max_tokens, trunk=trunk)
+    pieces = ((part, _filled([examples[i] for i in part], layout)) for part, layout in parts)
+    return Step(None if base is None else _bare(base), tuple(pieces))
+
+
+def pack_after_prompts(examples: Sequence[Example]) -> tuple[Tree, Tree]:
+    """Return (the tree of the rows' prompts, the tree of what follows them, which stands on it).
+
+    A row's prompt is its first `prompt_tokens` tokens. Every token of the first tree is one of some row's prompt.
+    """
+    inputs = inputs_of(examples)
+    prompts = [ids[: example.prompt_tokens] for ids, example in zip(inputs, examples, strict=True)]
+    # A token behind a prompt is not the same as one within a longer prompt, though all before it be equal.
+    marked = [ids[: len(p)] + [t + _MARK for t in ids[len(p) :]] for ids, p in zip(inputs, prompts, strict=True)]
+    base = _lay_out(prompts, [])
+    behind = _filled(examples, _lay_out(marked, [(base, prompts)]))
+    return _bare(base), replace(behind, ids_N=behind.ids_N % _MARK)
+
+
+@dataclass(frozen=True)
+class Places:
+    """A number for every distinct prefix of some sequences: what is computed of it once can be found again.
+
+    trunk, parts: trees of all of them, numbered in this order, the trunk's tokens first (`count` in all). place_S: for
+    each sequence the numbers of its tokens.
+    """
+
+    trunk: Tree | None
+    parts: tuple[Tree, ...]
+    place_S: tuple[Ints, ...]
+    count: int
+
+
+def number_prefixes(inputs: Sequence[list[int]], *, max_tokens: int) -> Places:
+    """Return the places of all tokens of `inputs`, in trees of at most `max_tokens` where one input allows it."""
+    base, parts = _divide(inputs, max_tokens=max_tokens, trunk=True)
+    places: list[Ints] = [np.zeros(0, dtype=np.int64)] * len(inputs)
+    num_trunk = count = 0 if base is None else base.num_tokens
+    for part, layout in parts:
+        for own, i in enumerate(part):
+            keys = np.array(layout.keys(own), dtype=np.int64)
+            places[i] = np.where(keys < num_trunk, keys, keys - num_trunk + count)
+        count += layout.num_tokens
+    trees = tuple(_bare(layout) for _, layout in parts)
+    return Places(None if base is None else _bare(base), trees, tuple(places), count)
+
+
+def inputs_of(examples: Sequence[Example]) -> list[list[int]]:
+    """Return the tokens of each example that the model has to read: all before its last taught one."""
+    return [_input(example) for example in examples]
+
+
+def _divide(
+    inputs: Sequence[list[int]], *, max_tokens: int, trunk: bool
+) -> tuple[_Layout | None, list[tuple[list[int], _Layout]]]:
+    """Return the layout of the trunk, if there is one, and the (indices, layout) of every part."""
     order = sorted(range(len(inputs)), key=inputs.__getitem__)
     common = _common_prefix(inputs[order[0]], inputs[order[-1]])
     parts = _cut(inputs, order, max_tokens, free=common if trunk and common <= max_tokens else 0)
-    ends = [(inputs[before[-1]], inputs[after[0]]) for before, after in pairwise(parts)]
-    prefixes = [first[: _common_prefix(first, second)] for first, second in ends] if trunk else []
+    ends = [(before[-1], after[0]) for before, after in pairwise(parts)] if trunk else []
+    prefixes = [(inputs[i][: _common_prefix(inputs[i], inputs[j])], i) for i, j in ends]
     held = _at_most(prefixes, max_tokens)
     if not held:
-        return Step(None, tuple((part, pack([examples[i] for i in part])) for part in parts))
-    base = _lay_out(held, [])
-    pieces = []
-    for part in parts:
-        own = [inputs[i] for i in part]
-        pieces.append((part, _pack([examples[i] for i in part], own, trunk=[(base, held)])))
-    return Step(_bare(base), tuple(pieces))
+        return None, [(part, _lay_out([inputs[i] for i in part], [])) for part in parts]
+    base = replace(_lay_out([ids for ids, _ in held], []), owner_S=[owner for _, owner in held])
+    above = [(base, [ids for ids, _ in held])]
+    return base, [(part, _lay_out([inputs[i] for i in part], above)) for part in parts]
 
 
 def _input(example: Example) -> list[int]:
@@ -153,32 +209,40 @@ def _cut(inputs: Sequence[list[int]], order: Sequence[int], max_tokens: int, *, 
     return parts
 
 
-def _at_most(prefixes: Sequence[list[int]], max_tokens: int) -> list[list[int]]:
-    """Return the prefixes, all cut to the greatest length at which together they have at most `max_tokens` tokens.
+def _at_most(prefixes: Sequence[tuple[list[int], int]], max_tokens: int) -> list[tuple[list[int], int]]:
+    """Return the (prefix, owner) all cut to the greatest length at which together they have at most `max_tokens`.
 
     Shorter prefixes are shared by more pieces, so what is cut off saves the least.
     """
-    low, high = 0, max(map(len, prefixes), default=0)
+    low, high = 0, max((len(ids) for ids, _ in prefixes), default=0)
     while low < high:
         middle = (low + high + 1) // 2
-        layout = _lay_out([p[:middle] for p in prefixes if p], [])
+        layout = _lay_out([ids[:middle] for ids, _ in prefixes if ids], [])
         if layout.num_tokens <= max_tokens:
             low = middle
         else:
             high = middle - 1
     # sorted and without repetition, so that a step is laid out the same however its rows were given
-    return sorted({tuple(p[:low]): p[:low] for p in prefixes if p[:low]}.values())
+    return [(list(ids), owner) for ids, owner in sorted({tuple(p[:low]): i for p, i in prefixes if p[:low]}.items())]
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where every token of some inputs lies: nodes, and for each input its runs (first key, length, position)."""
+    """Where every token of some inputs lies: nodes, and for each input the runs of it that lie in a trunk.
+
+    owner_S: which sequence an input was taken from, where it was cut from a longer one.
+    """
 
     nodes: list[_Node]
     leaf_S: list[int]
     inputs: Sequence[list[int]]
     above_S: list[list[Run]]
     num_trunk: int
+    owner_S: Sequence[int] | None = None
+
+    def keys(self, sequence: int) -> list[int]:
+        """Return the key of every token of an input, from its first to its last."""
+        return [key for start, length, _ in self.runs(sequence) for key in range(start, start + length)]
 
     @property
     def num_tokens(self) -> int:
@@ -230,14 +294,12 @@ def _first(runs: Sequence[Run], count: int) -> list[Run]:
     return found
 
 
-def _pack(
-    examples: Sequence[Example], inputs: Sequence[list[int]], *, trunk: Sequence[tuple[_Layout, Sequence[list[int]]]]
-) -> Tree:
+def _filled(examples: Sequence[Example], layout: _Layout) -> Tree:
+    """Return the tree of a layout with what its examples teach."""
     assert examples, "nothing to pack"
-    layout = _lay_out(inputs, trunk)
     predictor, target, sequence, weight = [], [], [], []
     for s, example in enumerate(examples):
-        flat = [key for start, length, _ in layout.runs(s) for key in range(start, start + length)]
+        flat = layout.keys(s)
         for i, w in enumerate(example.weights):
             if w > 0:
                 predictor.append(flat[i - 1])
@@ -252,7 +314,7 @@ def _pack(
         weight_M=np.array(weight, dtype=np.float32),
         columns_S=_columns(examples),
         num_sequences=len(examples),
-        num_tokens_unshared=sum(map(len, inputs)),
+        num_tokens_unshared=sum(map(len, layout.inputs)),
     )
 
 
@@ -262,9 +324,11 @@ def _bare(layout: _Layout) -> Tree:
     tokens = [layout.inputs[n.sequence][n.depth : n.end_depth] for n in nodes]
     start = np.array([n.start for n in nodes], dtype=np.int64)
     none = np.zeros(0, dtype=np.int64)
+    owner = range(len(layout.inputs)) if layout.owner_S is None else layout.owner_S
     return Tree(
         ids_N=np.array([t for run in tokens for t in run], dtype=np.int64),
         position_N=np.array([p for n in nodes for p in range(n.depth, n.end_depth)], dtype=np.int64),
+        row_N=np.array([owner[n.sequence] for n in nodes for _ in range(n.length)], dtype=np.int64),
         start_B=start,
         end_B=start + np.array([n.length for n in nodes], dtype=np.int64),
         parent_B=np.array([n.parent for n in nodes], dtype=np.int64),

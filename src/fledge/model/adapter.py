@@ -47,7 +47,10 @@ _OFF: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """Two thin matrices for each adapted weight W: the model runs with W + scale * B @ A."""
+    """Two thin matrices for each adapted weight W: the model runs with W + scale * B @ A.
+
+    With `invocation_tokens` it does so only from where these ids stand for the last time (aLoRA, arXiv 2504.12397).
+    """
 
     rank: int
     alpha: float
@@ -56,6 +59,7 @@ class Adapter:
     base_name: str
     tensors: dict[str, NDArray[np.float32]]
     use_dora: bool = False
+    invocation_tokens: tuple[int, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -97,6 +101,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         "task_type": "CAUSAL_LM",
         "use_rslora": adapter.use_rslora,
         "use_dora": adapter.use_dora,
+        "alora_invocation_tokens": list(adapter.invocation_tokens) or None,
         **_OFF,
     }
     layers = sorted({int(m.split(".")[2]) for m in _modules(adapter.tensors) if m.startswith("model.layers.")})
@@ -139,6 +144,7 @@ def load_adapter(folder: Path) -> Adapter:
         alpha=float(alpha),
         use_rslora=config.get("use_rslora") is True,
         use_dora=config.get("use_dora") is True,
+        invocation_tokens=tuple(int(token) for token in config.get("alora_invocation_tokens") or ()),
         target_modules=tuple(modules),
         base_name=str(config.get("base_model_name_or_path") or ""),
         tensors=tensors,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -60,6 +61,18 @@ class CausalModel(ABC):
     @abstractmethod
     def on_trunk(self, tokens: TreeTokens) -> AbstractContextManager[Any]:
         """Give a context for `hidden` made of `tokens`; when the block ends, gradients flow back through them once."""
+
+    def remember_lower_layers(self, trunk: TreeTokens | None, parts: Sequence[TreeTokens]) -> None:
+        """Compute the layers below the adapter once for the whole run. The fast path only."""
+        raise AssertionError("the plain path remembers nothing")
+
+    def remember_prompts(self, trunk: TreeTokens | None, parts: Sequence[TreeTokens]) -> None:
+        """Compute the prompts' keys and values once for the whole run. The fast path only."""
+        raise AssertionError("the plain path remembers nothing")
+
+    def prompt_context(self, place_C: Tensor) -> Any:
+        """Return remembered prompts as a context for `hidden`."""
+        raise AssertionError("the plain path remembers nothing")
 
     @abstractmethod
     def token_logps(self, hidden_UD: Tensor, target_U: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ class TreeTokens:
     """ids_N, position_N: the tokens and their places in their sequences.
 
     node_B5: own tokens start:end, the first one's position, and the rows first:end of span_S3 that are its ancestors.
+    place_N: the numbers under which a model remembers what it has computed of these tokens before, if it has.
     span_S3: (start, length, position) of consecutive ancestor keys. A node sees its spans whole and itself causally.
     """
 
@@ -26,6 +27,7 @@ class TreeTokens:
     node_B5: Tensor
     span_S3: Tensor
     num_context: int = 0
+    place_N: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -46,4 +48,16 @@ def single(ids: Tensor, position: int = 0) -> TreeTokens:
         position_N=torch.arange(position, position + count),
         node_B5=torch.tensor([[0, count, position, 0, 0]]),
         span_S3=torch.zeros(0, 3, dtype=torch.int64),
+    )
+
+
+def behind(ids: Tensor, context_tokens: int) -> TreeTokens:
+    """Return one sequence that goes on behind a context of `context_tokens` tokens, all of which it sees."""
+    count = ids.shape[0]
+    return TreeTokens(
+        ids_N=ids,
+        position_N=torch.arange(context_tokens, context_tokens + count),
+        node_B5=torch.tensor([[0, count, context_tokens, 0, 1]]),
+        span_S3=torch.tensor([[0, context_tokens, 0]]),
+        num_context=context_tokens,
     )

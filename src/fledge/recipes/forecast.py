@@ -14,6 +14,7 @@ import torch
 from fledge.config import Config
 from fledge.model.memory import memory_bytes
 from fledge.objective import OBJECTIVES
+from fledge.recipes.once import remember
 from fledge.recipes.tune import Setup, build, prepare, stream
 from fledge.training.checkpoint import KEPT
 from fledge.training.score import scored_pieces
@@ -30,7 +31,8 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
     model, parameters, _ = build(setup)
     objective = OBJECTIVES[setup.config.objective]
     seconds_per_token, loss = 0.0, 0.0
-    for batch in islice(stream(setup), PROBE_STEPS):
+    memory = remember(model, setup.config.train, setup.lesson.examples)
+    for batch in islice(stream(setup, memory=memory), PROBE_STEPS):
         started = time.perf_counter()
         shares = []
         for scored in scored_pieces(model, batch):
@@ -39,7 +41,7 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
             shares.append(float(share.value.detach()))
         loss = math.fsum(shares)
         seconds_per_token = (time.perf_counter() - started) / batch.num_tokens
-    num_tokens = sum(batch.num_tokens for batch in stream(setup))
+    num_tokens = sum(batch.num_tokens for batch in stream(setup, memory=memory))
     adapter_bytes = sum(p.numel() * p.element_size() for p in parameters.values())
     told = {
         "seconds": seconds_per_token * num_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fledge.config import Config
@@ -29,10 +29,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is taught, and the origins of rows that were left out because they are longer than train.max_tokens."""
+    """What is taught, and the origins of rows that were left out because they are longer than `limit` tokens."""
 
     examples: list[Example]
     too_long: list[str]
+    limit: int = 0
 
     @property
     def num_taught(self) -> int:
@@ -40,10 +41,10 @@ class Lesson:
 
     @property
     def digest(self) -> str:
-        """A hash of every id and weight, in order."""
+        """A hash of every id, weight and prompt length, in order."""
         digest = hashlib.sha256()
         for example in self.examples:
-            digest.update(repr((example.ids, example.weights)).encode())
+            digest.update(repr((example.ids, example.weights, example.prompt_tokens)).encode())
         return digest.hexdigest()
 
 
@@ -91,26 +92,51 @@ def _leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> li
     )
 
 
-def teach(rows: Sequence[Conversation], template: ChatTemplate, config: Config) -> Lesson:
-    """Return the examples of `rows`; rows over train.max_tokens are left out whole and named.
+def last_occurrence(ids: Sequence[int], part: Sequence[int]) -> int | None:
+    """Return where `part` stands in `ids` for the last time, or None."""
+    starts = range(len(ids) - len(part), -1, -1)
+    return next((i for i in starts if list(ids[i : i + len(part)]) == list(part)), None)
+
+
+def after_prompt(example: Example, invocation: Sequence[int]) -> Example:
+    """Return the example with its prompt marked: all before the last turn opens with `invocation`.
+
+    What earlier turns teach is dropped: they are read without the adapter. Raises DataError where no turn opens so.
+    """
+    start = last_occurrence(example.ids, invocation)
+    if start is None:
+        raise DataError("data.template", "no answer begins as the template opens one.", where=example.origin)
+    weights = [w if i >= start + len(invocation) else 0.0 for i, w in enumerate(example.weights)]
+    return replace(example, weights=weights, prompt_tokens=start)
+
+
+def teach(
+    rows: Sequence[Conversation], template: ChatTemplate, config: Config, *, context_tokens: int | None = None
+) -> Lesson:
+    """Return the examples of `rows`; rows over train.max_tokens or the model's context are left out whole and named.
 
     Raises DataError where nothing remains or a row teaches nothing.
     """
     examples: list[Example] = []
     too_long: list[str] = []
+    limit = min(config.train.max_tokens, context_tokens or config.train.max_tokens)
+    whose = "train.max_tokens" if limit == config.train.max_tokens else "the model's context"
+    invocation = template.invocation_ids() if config.train.after_prompt else None
     for row in rows:
         own = template.examples(row, taught=config.train.taught)
+        if invocation is not None:
+            own = [after_prompt(example, invocation) for example in own]
         if not sum(example.num_taught for example in own):
             raise DataError("data.nothing_taught", "no token of it is taught.", where=row.origin)
-        if max(len(example.ids) for example in own) > config.train.max_tokens:
+        if max(len(example.ids) for example in own) > limit:
             too_long.append(row.origin)
         else:
             examples += own
     if rows and not examples:
         raise DataError(
             "data.too_long",
-            f"all {len(rows)} rows are longer than train.max_tokens = {config.train.max_tokens}.",
+            f"all {len(rows)} rows are longer than {whose} of {limit} tokens.",
             where=too_long[0],
-            remedy="Raise train.max_tokens or shorten the rows.",
+            remedy="Raise it or shorten the rows." if whose == "train.max_tokens" else "Shorten the rows.",
         )
-    return Lesson(examples, too_long)
+    return Lesson(examples, too_long, limit)

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from fledge.config import Config
 from fledge.data.template import ChatTemplate
-from fledge.errors import RunError, writing
+from fledge.errors import ExportError, RunError, writing
 from fledge.model.adapter import Adapter, load_adapter
 from fledge.model.causal import CausalModel
 from fledge.model.load import load_model
 from fledge.model.lora import settings_of
 from fledge.model.tokenizer import load_tokenizer
-from fledge.model.tokens import single
-from fledge.model.weights import GgufWeights, Weights, open_weights
+from fledge.model.tokens import behind, single
+from fledge.model.weights import GgufWeights, OtherWeights, Weights, open_weights
 from fledge.project import RunFolder, fsync_folder, read_json, write_json_atomic
-from fledge.recipes.prepare import read_project
+from fledge.recipes.prepare import last_occurrence, read_project
 from fledge.records import Conversation
 from fledge.release import parity
 from fledge.release.adapter_gguf import write_adapter_gguf
@@ -91,7 +91,7 @@ def export(
     """
     started = time.monotonic()
     # A name that is wrong is found before anything is written.
-    types = [file_type(name) for name in types]
+    types, with_adapter = _possible(finished, [file_type(name) for name in types], with_adapter, say)
     folder = (out or finished.run.release).resolve()
     template = ChatTemplate(load_tokenizer(finished.weights))
     gate = Gate(_gate_rows(finished), template, Reference(finished.weights, finished.adapter))
@@ -104,6 +104,34 @@ def export(
         say("adapter: writing, comparing on top of the untouched base file")
         files.append(_export_adapter(finished, folder / f"{finished.name}.adapter.gguf", gate))
     return {"files": files, "seconds": time.monotonic() - started}
+
+
+def _possible(
+    finished: Finished, types: list[str], with_adapter: bool, say: Callable[[str], None]
+) -> tuple[list[str], bool]:
+    """Return which files can be made of this run. Raises ExportError where none can."""
+    adapter, weights = finished.adapter, finished.weights
+    if isinstance(weights, OtherWeights):
+        raise ExportError(
+            "model.unsupported",
+            f"a '{weights.shape.architecture}' model cannot be written as GGUF yet.",
+            where=finished.run.path.name,
+            remedy=f"Its adapter opens in PEFT ({finished.run.adapter}); `fledge merge` writes a Hugging Face folder.",
+        )
+    if adapter.use_dora and with_adapter:
+        say("no adapter file: llama.cpp cannot run DoRA on top of its base")
+        with_adapter = False
+    if adapter.invocation_tokens:
+        if not isinstance(weights, GgufWeights):
+            raise ExportError(
+                "model.unsupported",
+                "what acts only after the prompt is served on top of a GGUF base, and this base is a folder.",
+                where=finished.run.path.name,
+                remedy="Train on the GGUF file of the model.",
+            )
+        say("only the adapter: what acts only after the prompt cannot be merged")
+        return [], True
+    return types, with_adapter
 
 
 def merge_folder(finished: Finished, out: Path) -> dict[str, Any]:
@@ -120,6 +148,10 @@ class Reference:
         self._hidden: dict[tuple[int, ...], Tensor] = {}
         self._model: CausalModel | None = None
 
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        return self._adapter.invocation_tokens
+
     @torch.no_grad()
     def __call__(self, text: Sequence[Scoring]) -> Iterator[Logits]:
         missing = [scoring for scoring in text if tuple(scoring.ids) not in self._hidden]
@@ -128,12 +160,24 @@ class Reference:
             self._model.add_adapter(settings_of(self._adapter), seed=0)
             self._model.load_adapter(self._adapter)
             for scoring in missing:
-                self._hidden[tuple(scoring.ids)] = self._model.hidden(single(torch.tensor(scoring.ids)))[
-                    scoring.positions
-                ]
+                self._hidden[tuple(scoring.ids)] = self._states(self._model, scoring.ids)[scoring.positions]
         assert self._model is not None
         for scoring in text:
             yield self._model.logits(self._hidden[tuple(scoring.ids)]).numpy()
+
+    def _states(self, model: CausalModel, ids: list[int]) -> Tensor:
+        """Return the last hidden states of a text; its prompt is read without an adapter that acts only behind it."""
+        invocation = self._adapter.invocation_tokens
+        start = last_occurrence(ids, invocation) if invocation else 0
+        if start is None:
+            with model.disabled():
+                return model.hidden(single(torch.tensor(ids)))
+        if start == 0:
+            return model.hidden(single(torch.tensor(ids)))
+        with ExitStack() as stack:
+            with model.disabled():
+                prompt = stack.enter_context(model.on_trunk(single(torch.tensor(ids[:start]))))
+            return torch.cat([prompt.hidden, model.hidden(behind(torch.tensor(ids[start:]), start), prompt)])
 
 
 @dataclass(frozen=True)
@@ -151,7 +195,7 @@ class Gate:
             rows=self.rows,
             template=self.template,
             trained=self.trained,
-            served=lambda text: logits(model, text, adapter=adapter),
+            served=lambda text: logits(model, text, adapter=adapter, invocation=self.trained.invocation),
         )
 
 

@@ -53,11 +53,20 @@ def _of_run(project: Path, run: RunFolder, say: Callable[[str], None]) -> Served
         found = _released(run)
     if found is None:
         raise RunError("run.not_found", "no released file.", where=str(run.release))
-    return Served(run.path.name, found)
+    return found
 
 
-def _released(run: RunFolder) -> Path | None:
-    """Return the smallest file of the run that passed the gate, adapters aside."""
+def _released(run: RunFolder) -> Served | None:
+    """Return the smallest file of the run that passed the gate; or its adapter, if that acts only after the prompt."""
     entries = [read_json(path) for path in sorted(run.release.glob("*.json"))] if run.release.is_dir() else []
-    files = [e for e in entries if e.get("kind") == "merged" and (run.release / Path(e["path"]).name).is_file()]
-    return run.release / Path(min(files, key=lambda e: int(e["bytes"]))["path"]).name if files else None
+    apart = bool(read_json(run.adapter / "adapter_config.json").get("alora_invocation_tokens"))
+    kind = "adapter" if apart else "merged"
+    files = [e for e in entries if e.get("kind") == kind and (run.release / Path(e["path"]).name).is_file()]
+    if not files:
+        return None
+    found = run.release / Path(min(files, key=lambda e: int(e["bytes"]))["path"]).name
+    return (
+        Served(run.path.name, Path(read_json(run.manifest)["base_path"]), found)
+        if apart
+        else Served(run.path.name, found)
+    )

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import Weights, open_weights
 from fledge.objective import OBJECTIVES
 from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
+from fledge.recipes.once import check_options, remember, remembered_bytes
 from fledge.recipes.prepare import Lesson, read_project, teach
 from fledge.recipes.report import write_report
 from fledge.training import checkpoint
 from fledge.training.auto import Means, lora_settings, resolve
-from fledge.training.batch import Batch, batches, num_steps
+from fledge.training.batch import Batch, Memory, batches, num_steps
 from fledge.training.log import MetricsLog, read
 from fledge.training.loop import Plan, Step, Summary, fit
 from fledge.training.memory_plan import MemoryPlan
@@ -95,17 +96,22 @@ def prepare(project: Path, config: Config, *, threads: int | None = None) -> Set
     rows = read_project(project, config)
     weights = open_weights(resolve_model(config.model, base_dir=project))
     template = ChatTemplate(load_tokenizer(weights))
-    lesson, held_out = teach(rows.train, template, config), teach(rows.held_out, template, config)
+    context = weights.shape.context_tokens
+    lesson = teach(rows.train, template, config, context_tokens=context)
+    held_out = teach(rows.held_out, template, config, context_tokens=context)
     machine = survey()
     torch.set_num_threads(threads or machine.threads)
     num_params = sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names())
     plain = plain_reason(weights, dora=config.train.dora)
-    means = Means(weights.shape, num_params, machine, rss_bytes(), plain=bool(plain))
+    check_options(config.train, weights.shape, plain=plain)
+    held = remembered_bytes(config.train, lesson.examples, weights.shape, itemsize=DTYPES[machine.dtype].itemsize)
+    means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain))
     resolved, choices, plan = resolve(config, examples=lesson.examples, means=means)
     notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: the answers and the token that ends them"]
     if lesson.too_long:
-        limit = config.train.max_tokens
-        notes.append(f"{len(lesson.too_long)} rows are left out, longer than {limit} tokens: {lesson.too_long[0]}, ...")
+        more = ", ..." if len(lesson.too_long) > 1 else ""
+        left_out = f"{len(lesson.too_long)} rows are left out, longer than {lesson.limit} tokens"
+        notes.append(f"{left_out}: {lesson.too_long[0]}{more}")
     return Setup(
         resolved,
         weights,
@@ -185,7 +191,7 @@ def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.opt
     return model, parameters, adamw(parameters, weight_decay=train.weight_decay, lora_plus=train.lora_plus)
 
 
-def stream(setup: Setup, *, first_step: int = 0) -> Iterator[Batch]:
+def stream(setup: Setup, *, first_step: int = 0, memory: Memory | None = None) -> Iterator[Batch]:
     """Yield the run's batches from `first_step` on."""
     train = setup.config.train
     assert train.rows_per_step != "auto" and train.tokens_per_piece != "auto"
@@ -197,6 +203,7 @@ def stream(setup: Setup, *, first_step: int = 0) -> Iterator[Batch]:
         first_step=first_step,
         steps=setup.steps,
         trunk=not setup.plain,
+        memory=memory,
     )
 
 
@@ -219,9 +226,14 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
             ),
         )
         objective = OBJECTIVES[setup.config.objective]
+        memory = remember(model, train, setup.lesson.examples)
+        steps = stream(setup, first_step=first_step, memory=memory)
         with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
-            fit(model, stream(setup, first_step=first_step), objective, optimizer, plan, [log, listener.step])
-        save_adapter(model.adapter(setup.lora, base_name=setup.config.model), run.adapter)
+            fit(model, steps, objective, optimizer, plan, [log, listener.step])
+        adapter = model.adapter(setup.lora, base_name=setup.config.model)
+        if train.after_prompt:
+            adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
+        save_adapter(adapter, run.adapter)
         return _finish(run, setup, model, sum(p.numel() for p in parameters.values()))
 
 
@@ -243,11 +255,12 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
     train = setup.config.train
     assert train.tokens_per_piece != "auto"
     held_out = setup.held_out.examples
-    eval_loss = (
-        mean_loss(model, held_out, tokens_per_piece=train.tokens_per_piece, trunk=model.has_trunks)
-        if held_out
-        else None
-    )
+    eval_loss = None
+    if held_out:
+        # Held-out rows have prompts of their own to remember; lower layers are computed with the rest here.
+        memory = remember(model, train, held_out) if train.after_prompt else None
+        size = train.tokens_per_piece
+        eval_loss = mean_loss(model, held_out, tokens_per_piece=size, trunk=model.has_trunks, memory=memory)
     totals = _totals(run)
     summary = {
         "run": run.path.name,

@@ -46,6 +46,9 @@ def write_adapter_gguf(out: Path, adapter: Adapter, weights: Weights, kind: str 
         "adapter.lora.alpha": Value(adapter.scale * adapter.rank, GGUFValueType.FLOAT32),
         "general.file_type": Value(FILE_TYPES[kind][1], number),
     }
+    if adapter.invocation_tokens:
+        ids = list(adapter.invocation_tokens)
+        metadata["adapter.alora.invocation_tokens"] = Value(ids, GGUFValueType.ARRAY, number)
     tensors = []
     for name, (a, b) in adapter.pairs().items():
         weight = weights.weights[name]

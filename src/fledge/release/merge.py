@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from fledge.errors import ExportError
 from fledge.model.adapter import Adapter, check_fits
 from fledge.model.weights import Weights
 
@@ -24,5 +25,11 @@ def merged_reader(weights: Weights, adapter: Adapter | None) -> Callable[[str], 
     """Return a function that reads one merged weight by its Hugging Face name; the adapter is checked first."""
     if adapter is None:
         return weights.read
+    if adapter.invocation_tokens:
+        raise ExportError(
+            "export.unknown_type",
+            "an adapter that acts only after the prompt cannot be merged: weights act everywhere.",
+            remedy="Export it as an adapter on top of its base: fledge export RUN --adapter --quant none.",
+        )
     check_fits(adapter, weights)
     return lambda name: adapter.merge(name, weights.read(name))

@@ -40,12 +40,14 @@ def logits(
     sequences: Sequence[Scoring],
     *,
     adapter: Path | None = None,
+    invocation: Sequence[int] = (),
     threads: int | None = None,
     start_timeout_s: float = 60.0,
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yield one array [len(positions), V] of raw logits per sequence, in order; each is computed when it is asked for.
 
-    `adapter` is a LoRA GGUF file, applied at full strength. Raises ModelError for a file that is no GGUF file,
+    `adapter` is a LoRA GGUF file, applied at full strength; with `invocation`, only from where these ids stand for the
+    last time in a sequence, and nowhere where they do not stand. Raises ModelError for a file that is no GGUF file,
     EngineError("engine.start") when llama.cpp refuses it and EngineError("engine.died") when the worker is lost.
     """
     require_gguf(path)
@@ -54,6 +56,7 @@ def logits(
     settings = {
         "path": str(path.resolve()),
         "adapter": None if adapter is None else str(adapter.resolve()),
+        "invocation": list(invocation),
         "context_tokens": max((len(s.ids) for s in sequences), default=1),
         "threads": threads or usable_cores(),
     }

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -101,7 +102,9 @@ def load_library() -> ctypes.CDLL:
 class Scorer:
     """A model in this process. Raises RuntimeError where llama.cpp gives up; its own words are on stderr by then."""
 
-    def __init__(self, path: str, *, adapter: str | None, context_tokens: int, threads: int) -> None:
+    def __init__(
+        self, path: str, *, adapter: str | None, invocation: list[int], context_tokens: int, threads: int
+    ) -> None:
         self.llama = load_library()
         self.llama.llama_log_set(LOG_CALLBACK, None)
         self.llama.llama_backend_init()
@@ -111,16 +114,20 @@ class Scorer:
         self.vocab_size = int(self.llama.llama_vocab_n_tokens(self.llama.llama_model_get_vocab(self.model)))
         self.context = self._new_context(-(-context_tokens // CONTEXT_MULTIPLE) * CONTEXT_MULTIPLE)
         self.llama.llama_set_n_threads(self.context, threads, threads)
-        if adapter is not None:
-            self._apply(adapter)
+        self.invocation, self.adapter = invocation, None if adapter is None else self._load(adapter)
+        self._switch(on=True)
         self.batch = self.llama.llama_batch_init(BATCH_TOKENS, 0, 1)
 
     def rows(self, ids: list[int], positions: list[int]) -> Iterator[bytes]:
         """Yield the logits after each of the ascending `positions`, V float32 each."""
         wanted = set(positions)
         self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
-        for start in range(0, len(ids), BATCH_TOKENS):
-            part = ids[start : start + BATCH_TOKENS]
+        begin = self._begin(ids)
+        cuts = sorted({*range(0, len(ids), BATCH_TOKENS), begin} - {len(ids)})
+        for start, end in itertools.pairwise([*cuts, len(ids)]):
+            if self.invocation and start in (0, begin):
+                self._switch(on=start >= begin)
+            part = ids[start:end]
             self.batch.n_tokens = len(part)
             for i, token in enumerate(part):
                 self.batch.token[i] = token
@@ -146,12 +153,27 @@ class Scorer:
             raise RuntimeError(f"llama_context_params has another layout: asked for {asked}, got {got}")
         return int(context)
 
-    def _apply(self, path: str) -> None:
+    def _load(self, path: str) -> int:
         adapter = self.llama.llama_adapter_lora_init(self.model, path.encode())
         if not adapter:
             raise RuntimeError("the adapter could not be loaded")
-        if self.llama.llama_set_adapters_lora(self.context, (c_void_p * 1)(adapter), 1, (c_float * 1)(1.0)):
+        return int(adapter)
+
+    def _switch(self, *, on: bool) -> None:
+        """Let the adapter act, or not, on what is decoded from now on."""
+        if self.adapter is None:
+            return
+        adapters, count = (c_void_p * 1)(self.adapter), 1 if on else 0
+        if self.llama.llama_set_adapters_lora(self.context, adapters, count, (c_float * 1)(1.0)):
             raise RuntimeError("the adapter could not be applied")
+
+    def _begin(self, ids: list[int]) -> int:
+        """Return from which token on the adapter acts: where the invocation stands for the last time."""
+        if not self.invocation:
+            return 0
+        length = len(self.invocation)
+        starts = range(len(ids) - length, -1, -1)
+        return next((i for i in starts if ids[i : i + length] == self.invocation), len(ids))
 
 
 def main() -> None:

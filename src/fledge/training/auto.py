@@ -77,6 +77,7 @@ def lora_settings(train: TrainConfig) -> LoraSettings:
         rslora=train.rslora,
         dora=train.dora,
         targets=tuple(train.targets) or None,
+        layers=train.top_layers,
     )
 
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fledge.data.mix import shuffled
-from fledge.data.tree import Tree, split
+from fledge.data.tree import Places, Tree, pack_after_prompts, split
 from fledge.model.tokens import TreeTokens
 from fledge.records import Example
+from fledge.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Piece:
 
     A supervised token that k rows share is one (predictor, target) pair and k entries of M: `pair_M` leads from the
     entries to the pairs, so the LM head runs once per pair. Predictors are counted through the trunk first.
+    prompt_places_C: where the model remembers the keys of the prompts that the piece stands on, if it does.
     """
 
     tokens: TreeTokens
@@ -35,6 +37,7 @@ class Piece:
     weight_M: Tensor
     columns_S: Mapping[str, Tensor]
     num_tokens_unshared: int
+    prompt_places_C: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -62,15 +65,76 @@ class Batch:
         return sum(piece.num_tokens_unshared for piece in self.pieces)
 
 
-def to_batch(examples: Sequence[Example], *, tokens_per_piece: int, trunk: bool = True) -> Batch:
-    """Return the optimizer step over `examples`; with trunk=False no piece stands on another."""
+@dataclass(frozen=True)
+class Memory:
+    """What a model has computed once for the whole run: `places` of every row's tokens, or of its prompt alone."""
+
+    places: Places
+    prompts: bool
+
+
+def to_batch(
+    examples: Sequence[Example],
+    *,
+    tokens_per_piece: int,
+    trunk: bool = True,
+    memory: Memory | None = None,
+    numbers: Sequence[int] = (),
+    ranks: Ranks | None = None,
+) -> Batch:
+    """Return the optimizer step over `examples`; with trunk=False no piece stands on another.
+
+    `memory`: what the model remembers of the rows, of which these have the `numbers`. With several `ranks` the batch
+    holds this rank's share of the rows, under the weight of them all.
+    """
     weight = math.fsum(w for example in examples for w in example.weights if w > 0)
+    num_rows = len(examples)
+    if ranks is not None and ranks.size > 1:
+        order = ranks.share(sorted(range(num_rows), key=lambda i: examples[i].ids))
+        examples, numbers = [examples[i] for i in order], [numbers[i] for i in order] if numbers else ()
+        if not examples:
+            return Batch(None, (), weight, num_rows)
+    if memory is not None and memory.prompts:
+        parts = tuple(_after_prompts(examples, memory.places, numbers, tokens_per_piece))
+        return Batch(None, parts, weight, num_rows)
     step = split(examples, max_tokens=tokens_per_piece, trunk=trunk)
-    parts = tuple(_to_piece(tree) for _, tree in step.pieces)
-    return Batch(to_tokens(step.trunk) if step.trunk else None, parts, weight, len(examples))
+    pieces = []
+    for indices, tree in step.pieces:
+        place_N = _places(tree, memory.places, [numbers[i] for i in indices]) if memory else None
+        pieces.append(_to_piece(tree, place_N))
+    base = None
+    if step.trunk is not None:
+        base = to_tokens(step.trunk, _places(step.trunk, memory.places, numbers) if memory else None)
+    return Batch(base, tuple(pieces), weight, num_rows)
 
 
-def to_tokens(tree: Tree) -> TreeTokens:
+def _after_prompts(
+    examples: Sequence[Example], places: Places, numbers: Sequence[int], max_tokens: int
+) -> Iterator[Piece]:
+    """Yield the rows behind their prompts, in pieces of about `max_tokens`."""
+    order = sorted(range(len(examples)), key=lambda i: examples[i].ids)
+    parts: list[list[int]] = [[]]
+    tokens = 0
+    for i in order:
+        own = len(examples[i].ids) - examples[i].prompt_tokens
+        if parts[-1] and tokens + own > max_tokens:
+            parts.append([])
+            tokens = 0
+        parts[-1].append(i)
+        tokens += own
+    for part in parts:
+        prompts, behind = pack_after_prompts([examples[i] for i in part])
+        piece = _to_piece(behind, None)
+        yield replace(piece, prompt_places_C=_places(prompts, places, [numbers[i] for i in part]))
+
+
+def _places(tree: Tree, places: Places, numbers: Sequence[int]) -> Tensor:
+    """Return the place of every own token of a tree whose sequence s is row numbers[s]."""
+    found = [places.place_S[numbers[row]][position] for row, position in zip(tree.row_N, tree.position_N, strict=True)]
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def to_tokens(tree: Tree, place_N: Tensor | None = None) -> TreeTokens:
     """Return the tokens of a tree as tensors."""
     nodes: list[tuple[int, ...]] = []
     spans: list[tuple[int, int, int]] = []
@@ -85,14 +149,15 @@ def to_tokens(tree: Tree) -> TreeTokens:
         node_B5=torch.tensor(nodes, dtype=torch.int64).view(-1, 5),
         span_S3=torch.tensor(spans, dtype=torch.int64).view(-1, 3),
         num_context=tree.num_trunk,
+        place_N=place_N,
     )
 
 
-def _to_piece(tree: Tree) -> Piece:
+def _to_piece(tree: Tree, place_N: Tensor | None) -> Piece:
     pairs = np.stack([tree.predictor_M, tree.target_M])
     unique_2U, pair_M = np.unique(pairs, axis=1, return_inverse=True)
     return Piece(
-        tokens=to_tokens(tree),
+        tokens=to_tokens(tree, place_N),
         predictor_U=torch.from_numpy(np.ascontiguousarray(unique_2U[0])),
         target_U=torch.from_numpy(np.ascontiguousarray(unique_2U[1])),
         pair_M=torch.from_numpy(pair_M.reshape(-1)),
@@ -120,6 +185,8 @@ def batches(
     first_step: int,
     steps: int,
     trunk: bool = True,
+    memory: Memory | None = None,
+    ranks: Ranks | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of steps first_step..steps-1. Step k is the same whichever step one begins with."""
     steps_per_epoch = math.ceil(len(examples) / rows_per_step)
@@ -130,4 +197,11 @@ def batches(
         if epoch != order_epoch:
             order, order_epoch = shuffled(len(examples), seed=seed, epoch=epoch), epoch
         rows = order[index * rows_per_step : (index + 1) * rows_per_step]
-        yield to_batch([examples[row] for row in rows], tokens_per_piece=tokens_per_piece, trunk=trunk)
+        yield to_batch(
+            [examples[row] for row in rows],
+            tokens_per_piece=tokens_per_piece,
+            trunk=trunk,
+            memory=memory,
+            numbers=rows,
+            ranks=ranks,
+        )

@@ -17,6 +17,7 @@ from fledge.objective.scored import Objective
 from fledge.training.batch import Batch
 from fledge.training.interrupt import interrupt_between_steps
 from fledge.training.optim import Schedule
+from fledge.training.ranks import Ranks
 from fledge.training.score import scored_pieces
 
 
@@ -123,9 +124,11 @@ def _take(
         loss = objective(scored)
         loss.value.backward()  # type: ignore[no-untyped-call]
         losses.append(float(loss.value.detach()))
+    ranks = Ranks.here()
+    ranks.sum_gradients(parameters)
     if any(p.grad is None for p in parameters):
         raise TrainError("train.no_gradient", f"a trainable parameter got no gradient in step {number}.")
-    total = math.fsum(losses)
+    total, effective, computed = ranks.sum_numbers([math.fsum(losses), batch.num_tokens_unshared, batch.num_tokens])
     norm = float(nn.utils.clip_grad_norm_(parameters, plan.clip_norm))
     if not (math.isfinite(total) and math.isfinite(norm)):
         raise TrainError(
@@ -144,7 +147,7 @@ def _take(
         grad_norm=norm,
         lr=lr,
         rows=batch.num_rows,
-        tokens_effective=batch.num_tokens_unshared,
-        tokens_computed=batch.num_tokens,
+        tokens_effective=int(effective),
+        tokens_computed=int(computed),
         seconds=time.perf_counter() - started,
     )

@@ -11,7 +11,7 @@ import torch
 from fledge.model.causal import CausalModel
 from fledge.objective.scored import Scored
 from fledge.records import Example
-from fledge.training.batch import Batch, to_batch
+from fledge.training.batch import Batch, Memory, to_batch
 
 
 def scored_pieces(model: CausalModel, batch: Batch) -> Iterator[Scored]:
@@ -21,8 +21,11 @@ def scored_pieces(model: CausalModel, batch: Batch) -> Iterator[Scored]:
     flow once through the trunk that the pieces share.
     """
     trunk = model.on_trunk(batch.trunk) if batch.trunk is not None else nullcontext()
-    with trunk as context:
+    with trunk as shared:
         for piece in batch.pieces:
+            context = shared
+            if piece.prompt_places_C is not None and len(piece.prompt_places_C):
+                context = model.prompt_context(piece.prompt_places_C)
             hidden = model.hidden(piece.tokens, context)
             if context is not None:
                 hidden = torch.cat([context.hidden, hidden])
@@ -31,8 +34,16 @@ def scored_pieces(model: CausalModel, batch: Batch) -> Iterator[Scored]:
 
 
 @torch.no_grad()
-def mean_loss(model: CausalModel, examples: Sequence[Example], *, tokens_per_piece: int, trunk: bool = True) -> float:
+def mean_loss(
+    model: CausalModel,
+    examples: Sequence[Example],
+    *,
+    tokens_per_piece: int,
+    trunk: bool = True,
+    memory: Memory | None = None,
+) -> float:
     """Return the mean negative log-likelihood of the taught tokens, in nats per token."""
-    batch = to_batch(examples, tokens_per_piece=tokens_per_piece, trunk=trunk)
+    numbers = range(len(examples))
+    batch = to_batch(examples, tokens_per_piece=tokens_per_piece, trunk=trunk, memory=memory, numbers=numbers)
     shares = [float((s.logps_M * s.weight_M).sum()) for s in scored_pieces(model, batch)]
     return -math.fsum(shares) / batch.weight

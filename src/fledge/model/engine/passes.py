@@ -10,7 +10,7 @@ Shapes: N own tokens, C tokens of the context, D width, V vocabulary, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fledge.model.adapter import Adapter
 from fledge.model.causal import CausalModel
 from fledge.model.engine import block
 from fledge.model.engine.block import KeyValues, Masks, Setting
@@ -35,12 +34,12 @@ from fledge.model.tokens import TreeTokens
 class Context:
     """Tokens that later passes stand on. hidden [C, D] is a leaf, so gradients by it collect in hidden.grad.
 
-    keys: (k, v) of each layer, [C, kv_heads * width]. grads [L, 2, C, kv_heads * width] in sums, or None where nothing
+    keys: (k, v) by layer, [C, kv_heads * width]. grads [L, 2, C, kv_heads * width] in sums, or None where nothing
     flows back.
     """
 
     hidden: Tensor
-    keys: Sequence[tuple[Tensor, Tensor]]
+    keys: Mapping[int, tuple[Tensor, Tensor]]
     grads: Tensor | None
 
     def of(self, layer: int) -> KeyValues:
@@ -61,6 +60,8 @@ class Engine(CausalModel):
         self._free: list[Workspace] = []
         self._forward_only: Workspace | None = None
         self._tile = LogitsTile()
+        self._lower: Tensor | None = None
+        self._prompt_keys: Tensor | None = None
 
     def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
         assert not settings.dora, "DoRA takes the plain path"
@@ -79,11 +80,6 @@ class Engine(CausalModel):
     def adapter_tensors(self) -> dict[str, Tensor]:
         assert self.sites is not None
         return self.sites.tensors()
-
-    def load_adapter(self, adapter: Adapter) -> None:
-        super().load_adapter(adapter)
-        assert self.sites is not None
-        self.sites.changed()
 
     def train(self, on: bool = True) -> None:
         self._training = on
@@ -135,6 +131,49 @@ class Engine(CausalModel):
         finally:
             run.release()
 
+    @torch.no_grad()
+    def remember_lower_layers(self, trunk: TreeTokens | None, parts: Sequence[TreeTokens]) -> None:
+        """Compute what the layers below the adapter make of all tokens, for the whole run: they never change.
+
+        A token's number is its place in `trunk` and then in `parts`; later passes name it in `place_N`. Takes
+        4 D bytes a token.
+        """
+        assert self.sites is not None
+        until = self.sites.lowest
+        streams = [run.hidden for run in self._runs(trunk, parts, until=until)]
+        self._lower = torch.cat(streams)
+
+    @torch.no_grad()
+    def remember_prompts(self, trunk: TreeTokens | None, parts: Sequence[TreeTokens]) -> None:
+        """Compute the keys and values of all prompts' tokens as the base model makes them, for the whole run.
+
+        Numbers are as above. Takes 4 L kv_heads width bytes a token in bfloat16.
+        """
+        with self.disabled():
+            found = []
+            for run in self._runs(trunk, parts, until=self.shape.num_layers):
+                layers = [torch.stack(run.own_keys[layer]) for layer in range(self.shape.num_layers)]
+                found.append(torch.stack(layers))
+            self._prompt_keys = torch.cat(found, dim=2)
+
+    def prompt_context(self, place_C: Tensor) -> Context:
+        """Return remembered prompts' tokens as a context, through which nothing flows back."""
+        assert self._prompt_keys is not None
+        chosen = ((layer, kv.index_select(1, place_C)) for layer, kv in enumerate(self._prompt_keys))
+        keys = {layer: (kv[0], kv[1]) for layer, kv in chosen}
+        hidden = torch.zeros(len(place_C), self.shape.width, dtype=sums_dtype(self.dtype))
+        return Context(hidden, keys, None)
+
+    def _runs(self, trunk: TreeTokens | None, parts: Sequence[TreeTokens], *, until: int) -> Iterator[_Pass]:
+        """Yield forward passes through the layers below `until`, the parts standing on the trunk."""
+        context = None
+        if trunk is not None:
+            base = _Pass(self, trunk, None, keep=False, keys=True, until=until)
+            context = base.as_context(learns=False)
+            yield base
+        for part in parts:
+            yield _Pass(self, part, context, keep=False, keys=True, until=until)
+
     def take_workspace(self, num_tokens: int, *, keep: bool) -> Workspace:
         """Return a workspace that nobody uses, with room for `num_tokens`; a larger one replaces a smaller one."""
         ranks = {} if self.sites is None else self.sites.ranks
@@ -165,13 +204,21 @@ class _Pass:
     """
 
     def __init__(
-        self, engine: Engine, tokens: TreeTokens, context: Context | None, *, keep: bool, keys: bool = False
+        self,
+        engine: Engine,
+        tokens: TreeTokens,
+        context: Context | None,
+        *,
+        keep: bool,
+        keys: bool = False,
+        until: int | None = None,
     ) -> None:
         self.engine, self.tokens, self.context, self.keep = engine, tokens, context, keep
         decoder, n = engine.decoder, tokens.num_tokens
         assert (context.hidden.shape[0] if context else 0) == tokens.num_context
         self.work: Workspace | None = engine.take_workspace(n, keep=keep)
-        self.masks: list[Masks] = []
+        self.masks: dict[int, Masks] = {}
+        self.own_keys: dict[int, tuple[Tensor, Tensor]] = {}
         sites = engine.sites
         self.sites: list[dict[str, Site]] = (
             sites.by_layer if sites is not None and not engine._disabled else [{} for _ in decoder.blocks]
@@ -181,22 +228,45 @@ class _Pass:
                 sites.refresh()
             self.setting = self._setting()
             self.scratch = self.work.scratch(n)
-            stream = self.work.stream(0, n)
-            stream.copy_(decoder.embedding_VD.index_select(0, tokens.ids_N))
-            if decoder.shape.style.embedding_scale != 1.0:
-                stream.mul_(decoder.shape.style.embedding_scale)
-            self.own_keys: list[Tensor] = []
-            for layer in range(len(decoder.blocks)):
-                self.masks.append(self._forward(layer, {}))
+            last = len(decoder.blocks) if until is None else until
+            for layer in range(self._begin(), last):
+                self.masks[layer] = self._forward(layer, {})
                 if keys:
-                    # Where layers are recomputed, the next one takes this one's buffers.
-                    own = self.work.saved(layer, n).qkv[:, decoder.shape.query_width :]
-                    self.own_keys.append(own.clone() if engine.recompute else own)
-            last = self.work.stream(len(decoder.blocks), n)
-            self.scale = torch.empty(n, 1, dtype=last.dtype)
+                    self.own_keys[layer] = self._keys_of(layer)
+            self.scale = torch.empty(n, 1, dtype=sums_dtype(decoder.dtype))
+            stream = self.work.stream(last, n)
             # What is returned without gradients outlives the pass; the rest lives as long as its workspace is held.
-            self.hidden = self.work.ends(n)[0] if keep else torch.empty_like(last)
-            engine.kernels.norm(self.hidden, last, decoder.norm_out, decoder.shape.norm_eps, self.scale)
+            self.hidden = self.work.ends(n)[0] if keep else torch.empty_like(stream)
+            if until is None:
+                engine.kernels.norm(self.hidden, stream, decoder.norm_out, decoder.shape.norm_eps, self.scale)
+            else:
+                self.hidden.copy_(stream)
+
+    def _begin(self) -> int:
+        """Fill the stream before the first layer to be computed, and return that layer."""
+        assert self.work is not None
+        engine, tokens = self.engine, self.tokens
+        style = engine.shape.style
+        if tokens.place_N is not None and engine._lower is not None:
+            assert engine.sites is not None
+            first = engine.sites.lowest
+            self.work.stream(first, tokens.num_tokens).copy_(engine._lower.index_select(0, tokens.place_N))
+            return first
+        stream = self.work.stream(0, tokens.num_tokens)
+        stream.copy_(engine.decoder.embedding_VD.index_select(0, tokens.ids_N))
+        if style.embedding_scale != 1.0:
+            stream.mul_(style.embedding_scale)
+        return 0
+
+    def _keys_of(self, layer: int) -> tuple[Tensor, Tensor]:
+        assert self.work is not None
+        shape = self.engine.shape
+        own = self.work.saved(layer, self.tokens.num_tokens).qkv[:, shape.query_width :]
+        if self.engine.recompute or not self.keep:
+            # The next layer takes this one's buffers.
+            own = own.clone()
+        k, v = torch.split(own, shape.key_width, dim=1)
+        return k, v
 
     def _setting(self) -> Setting:
         engine, position = self.engine, self.tokens.position_N
@@ -228,9 +298,8 @@ class _Pass:
     def as_context(self, *, learns: bool) -> Context:
         assert self.work is not None
         shape, n = self.engine.shape, self.tokens.num_tokens
-        keys = [torch.split(x, shape.key_width, dim=1) for x in self.own_keys]
         grads = torch.zeros(shape.num_layers, 2, n, shape.key_width, dtype=self.hidden.dtype) if learns else None
-        return Context(self.hidden.detach().requires_grad_(learns), [(k, v) for k, v in keys], grads)
+        return Context(self.hidden.detach().requires_grad_(learns), self.own_keys, grads)
 
     @torch.no_grad()
     def backward(self, dhidden: Tensor, dkeys: Tensor | None = None) -> None:

@@ -64,7 +64,6 @@ class Sites:
         self._grads = (self.lora_A.grad, self.lora_B.grad)
         self._copy_a = torch.zeros(sum(sizes_a), dtype=decoder.dtype)
         self.by_layer: list[dict[str, Site]] = [{} for _ in range(decoder.shape.num_layers)]
-        self._version = -1
         at_a = at_b = 0
         for layer, site, which in plan:
             ins, outs = site_widths(decoder.shape, site)
@@ -105,10 +104,6 @@ class Sites:
             found[name] = max(found.get(name, 0), site.a.shape[0])
         return found
 
-    def changed(self) -> None:
-        """Tell that the masters were written to through views."""
-        self._version = -1
-
     def _initialise(self, seed: int) -> None:
         # Uniform(-1/sqrt(in), 1/sqrt(in)): PEFT's default, kaiming_uniform with a = sqrt(5).
         generator = torch.Generator().manual_seed(seed)
@@ -124,10 +119,11 @@ class Sites:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the copies in the compute dtype up to the masters, where these have changed."""
-        version = self.lora_A._version + self.lora_B._version
-        if version == self._version:
-            return
+        """Bring the copies in the compute dtype up to the masters.
+
+        Before every pass, not when they changed: a fused optimizer leaves no trace of its writing in a tensor's
+        version, and the copying is a thousandth of a pass.
+        """
         self._copy_a.copy_(self.lora_A)
         for _, site in self.all():
             for part, master in zip(site.parts, site.master_b, strict=True):
@@ -135,7 +131,6 @@ class Sites:
                 torch.mul(master, site.scale, out=block) if block.dtype == master.dtype else block.copy_(
                     master * site.scale
                 )
-        self._version = version
 
     def attach_gradients(self) -> None:
         """Make sure that what the kernels add to is what the optimizer reads; zero where it was set aside."""

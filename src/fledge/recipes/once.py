@@ -1,0 +1,59 @@
+"""What of a run's rows is computed once and then remembered, because nothing that is trained can change it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fledge.config import TrainConfig
+from fledge.data.tree import Places, inputs_of, number_prefixes
+from fledge.errors import ConfigError
+from fledge.model.causal import CausalModel
+from fledge.model.shape import Shape
+from fledge.records import Example
+from fledge.training.batch import Memory, to_tokens
+
+TOKENS_AT_ONCE = 1024
+
+
+def check_options(train: TrainConfig, shape: Shape, *, plain: str) -> None:
+    """Raise ConfigError where train.top_layers or train.after_prompt cannot be had with this model or each other."""
+    problem = ""
+    if train.top_layers is not None and train.top_layers > shape.num_layers:
+        problem = f"train.top_layers is {train.top_layers}; the model has {shape.num_layers} layers."
+    elif train.top_layers is not None and train.after_prompt:
+        problem = "train.top_layers and train.after_prompt exclude each other."
+    elif train.after_prompt and plain:
+        problem = f"train.after_prompt needs the fast path, and {plain}."
+    if problem:
+        raise ConfigError("config.bad_value", problem, where="train", remedy="Leave one of them out.")
+
+
+def places_of(train: TrainConfig, examples: Sequence[Example]) -> Places | None:
+    """Return the numbers under which tokens are remembered, or None where nothing is."""
+    if train.after_prompt:
+        prompts = [example.ids[: example.prompt_tokens] for example in examples]
+        return number_prefixes(prompts, max_tokens=TOKENS_AT_ONCE) if any(prompts) else None
+    if train.top_layers is not None:
+        return number_prefixes(inputs_of(examples), max_tokens=TOKENS_AT_ONCE)
+    return None
+
+
+def remembered_bytes(train: TrainConfig, examples: Sequence[Example], shape: Shape, *, itemsize: int) -> int:
+    """Return what the memory of the whole run will take."""
+    places = places_of(train, examples)
+    if places is None:
+        return 0
+    if train.after_prompt:
+        return places.count * shape.num_layers * 2 * shape.key_width * itemsize
+    return places.count * shape.width * max(4, itemsize)
+
+
+def remember(model: CausalModel, train: TrainConfig, examples: Sequence[Example]) -> Memory | None:
+    """Let the model compute what stays the same over the run; return how steps name it, or None where nothing does."""
+    places = places_of(train, examples) if model.has_trunks else None
+    if places is None:
+        return None
+    trunk = None if places.trunk is None else to_tokens(places.trunk)
+    parts = [to_tokens(tree) for tree in places.parts if len(tree.ids_N)]
+    (model.remember_prompts if train.after_prompt else model.remember_lower_layers)(trunk, parts)
+    return Memory(places, prompts=train.after_prompt)

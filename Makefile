@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow bench docs setup clean
+.PHONY: demo test test-slow bench bench-demo docs setup clean
 
 demo: setup  ## teach, measure and hand over, end to end, on the shipped example
 	$(BIN)/fledge demo
@@ -19,7 +19,11 @@ test: setup  ## every check, and every test that takes seconds
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
-bench: setup  ## measure on this machine; appends to benchmarks/results.csv
+bench: setup  ## the engine against TRL + PEFT, in turn on this machine; appends to benchmarks/results.csv
+	$(BIN)/python -m pip install --quiet -e '.[train,dev,bench]' -c constraints.txt
+	$(BIN)/python benchmarks/engine.py $(BENCH)
+
+bench-demo: setup  ## the demo with two seeds, its figures against their targets; appends to the same file
 	$(BIN)/python benchmarks/run.py
 
 docs: setup  ## write what is generated: docs/cli.md, docs/config.md, tests/surface.json

@@ -53,6 +53,17 @@ def told(result: subprocess.CompletedProcess[str]) -> str:
         (GOOD, "train: {epochs: -1}\n", ["fledge.yaml:1", "train.epochs is -1", "greater than 0"]),
         (GOOD, "data: {train: data/trian.jsonl}\n", ["trian.jsonl", "did you mean 'train.jsonl'"]),
         (GOOD.replace("The sky", "up " * 500), "train: {max_tokens: 64}\n", ["longer than train.max_tokens of 64"]),
+        (
+            GOOD.replace("The sky", "up " * 9000),
+            "train: {max_tokens: 20000}\n",
+            ["data/train.jsonl:1", "longer than the model's context of 8192 tokens"],
+        ),
+        (
+            GOOD,
+            "train: {ram: 300MB}\n",
+            ["train.ram", "0.30 GB may be taken", "The smallest change that fits: train.ram=", "or a smaller model"],
+        ),
+        (GOOD, "train: {top_layers: 31}\n", ["train.top_layers is 31; the model has 30 layers"]),
     ],
 )
 def test_a_project_that_cannot_be_trained(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,13 @@ def test_the_survey_is_of_this_machine() -> None:
     assert "measured" in machine.dtype_reason
 
 
-def test_the_peak_is_the_kernels_own_high_water_mark() -> None:
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        pytest.skip("no /proc here")
-    match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-    assert match
-    assert memory.peak_rss_bytes() == pytest.approx(int(match[1]) * 1024, rel=0.05)
+def test_the_peak_is_of_this_process_and_not_of_the_one_that_started_it() -> None:
+    held = np.ones(60_000_000)
+    script = (
+        "from fledge.model.memory import peak_rss_bytes; a = peak_rss_bytes(); x = b'1' * 100_000_000; "
+        "print(a, peak_rss_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before < held.nbytes / 4 and memory.peak_rss_bytes() > held.nbytes
+    assert after - before == pytest.approx(100_000_000, rel=0.1)

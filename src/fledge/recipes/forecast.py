@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fledge.config import Config
+from fledge.model.causal import CausalModel
 from fledge.model.memory import memory_bytes
 from fledge.objective import OBJECTIVES
 from fledge.recipes.once import remember
@@ -25,7 +26,7 @@ PROBE_STEPS = 2
 
 def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> dict[str, Any]:
     """Take two probe steps that change nothing and return what the contract says of `fledge train --dry-run`."""
-    setup = prepare(project, config)
+    setup = prepare(project, config, say=say)
     for note in setup.notes:
         say(note)
     model, parameters, _ = build(setup)
@@ -54,7 +55,7 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
     without = [name for name, grad in gradients.items() if not bool(torch.isfinite(grad).all()) or not grad.any()]
     # B starts at zero, so the first step gives A none.
     without = [name for name in without if ".lora_A." not in name]
-    return {"forecast": told, "checks": _checks(setup, len(gradients) // 2, loss, without)}
+    return {"forecast": told, "checks": [*_checks(setup, len(gradients) // 2, loss, without), _path(model)]}
 
 
 def _checks(setup: Setup, num_layers: int, loss: float, without: list[str]) -> list[dict[str, Any]]:
@@ -73,6 +74,11 @@ def _checks(setup: Setup, num_layers: int, loss: float, without: list[str]) -> l
         # The probe has been through a whole step by now: what is free still is what a step leaves.
         _check("memory", free_bytes > 0, f"{free_bytes / 1e9:.1f} GB stay free during a step"),
     ]
+
+
+def _path(model: CausalModel) -> dict[str, Any]:
+    way, _, reason = model.path.partition(": ")
+    return _check(way, True, reason)
 
 
 def _check(what: str, ok: bool, found: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class Setup:
         return num_steps(len(self.lesson.examples), epochs=train.epochs, rows_per_step=train.rows_per_step)
 
 
-def prepare(project: Path, config: Config, *, threads: int | None = None) -> Setup:
+def prepare(project: Path, config: Config, *, threads: int | None = None, say: Callable[[str], None] = _quiet) -> Setup:
     """Read rows and model, decide what is taught, resolve every `auto`. Nothing is written."""
     rows = read_project(project, config)
     weights = open_weights(resolve_model(config.model, base_dir=project))
@@ -99,7 +99,7 @@ def prepare(project: Path, config: Config, *, threads: int | None = None) -> Set
     context = weights.shape.context_tokens
     lesson = teach(rows.train, template, config, context_tokens=context)
     held_out = teach(rows.held_out, template, config, context_tokens=context)
-    machine = survey()
+    machine = survey(say)
     torch.set_num_threads(threads or machine.threads)
     num_params = sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names())
     plain = plain_reason(weights, dora=config.train.dora)
@@ -137,7 +137,7 @@ def tune(project: Path, config: Config, *, listener: Listener | None = None) -> 
     Ctrl-C leaves a run that `resume` finishes with the same bytes.
     """
     listener = listener or Listener()
-    setup = prepare(project, config)
+    setup = prepare(project, config, say=listener.say)
     label = f"{config.objective}-{_slug(config.model)}"
     run = new_run(project, label)
     # From here on the run can be found and resumed: all that `resume` needs stands in run.yaml.
@@ -168,7 +168,7 @@ def resume(project: Path, run: RunFolder, *, listener: Listener | None = None) -
         raise RunError(
             "run.not_resumable", "its run.yaml is missing or damaged.", where=str(run.path), remedy="Start a new run."
         ) from error
-    setup = prepare(project, config, threads=threads)
+    setup = prepare(project, config, threads=threads, say=listener.say)
     if setup.identity != identity:
         raise RunError(
             "run.not_resumable",
@@ -214,6 +214,7 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
         listener.say(note)
     with _locked(run):
         model, parameters, optimizer = build(setup)
+        listener.say(model.path)
         first_step = _restore(run, setup, parameters, optimizer, listener)
         plan = Plan(
             steps=setup.steps,

@@ -21,11 +21,14 @@ import httpx
 
 from fledge.errors import EngineError, ModelError
 from fledge.records import FinishReason, Message, Reply
+from fledge.runtime.gguf_check import read_header
 from fledge.runtime.process import WorkerProcess
 from fledge.runtime.stops import StopScanner
 from fledge.runtime.threads import usable_cores
 
 GGUF_MAGIC = b"GGUF"
+# under which an adapter file holds the tokens from which on it acts
+INVOCATION_KEY = "adapter.alora.invocation_tokens"
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -76,7 +79,8 @@ class Llama:
     `context_tokens` is the room of one conversation, `parallel` how many are worked on at once. `adapter` is a LoRA
     GGUF file, applied at full strength. `reuse_prompt` lets a conversation that begins as an earlier one did skip what
     was read before: right for a chat. llama.cpp attends by another kernel when few tokens are new, and its rounding can
-    turn a near-tie, so switch it off where an answer must not depend on what was asked before.
+    turn a near-tie, so switch it off where an answer must not depend on what was asked before. Under an adapter that
+    acts only after the prompt (aLoRA) one conversation is worked on at a time.
 
     Raises ModelError for a file that is no GGUF file, EngineError("engine.start") when llama.cpp refuses it. Methods
     raise EngineError("engine.request") for a request that llama.cpp refuses and EngineError("engine.died") when the
@@ -97,7 +101,10 @@ class Llama:
         require_gguf(path)
         if adapter is not None:
             require_gguf(adapter, code="model.bad_adapter")
-        self.parallel = parallel
+        # llama.cpp switches such an adapter off while it reads a prompt, and then on again for one of those it reads
+        # together: the others would be answered without it.
+        alone = adapter is not None and INVOCATION_KEY in read_header(adapter).kv
+        self.parallel = parallel = 1 if alone else parallel
         self._reuse_prompt = reuse_prompt
         api_key = secrets.token_urlsafe()
         self._worker = WorkerProcess(

@@ -31,7 +31,7 @@ PIECES = (2048, 1024, 512, 256)
 # Steps of the first epoch that are cut for a trial, and how much larger a later one may be.
 TRIAL_STEPS, MARGIN = 12, 1.1
 # Threads' scratch, compiled kernels, Python objects of a step.
-SUNDRY_BYTES = 64 << 20
+SUNDRY_BYTES = 120 << 20
 MIN_TOKENS = 32
 
 
@@ -144,8 +144,8 @@ def _too_little(least: MemoryPlan, examples: Sequence[Example], job: Job, budget
     fitting = int((budget_bytes - fixed) / per_token)
     longest = max(len(example.ids) for example in examples)
     changes = [f"train.ram={least.bytes / 1e9 + 0.05:.1f}GB"]
-    if MIN_TOKENS <= fitting < longest:
-        left_out = sum(len(example.ids) > fitting for example in examples)
+    left_out = sum(len(example.ids) > fitting for example in examples)
+    if MIN_TOKENS <= fitting < longest and left_out < len(examples):
         changes.append(f"train.max_tokens={fitting} ({left_out} of {len(examples)} rows would be left out)")
     told = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in least.parts.items())
     return TrainError(

@@ -14,6 +14,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,36 +41,65 @@ class Compiled:
     reason: str
 
 
-def has_bf16_products() -> bool:
-    """Return whether this processor multiplies bf16 numbers (AVX512_BF16) and has not been told not to."""
-    return "avx512_bf16" in _cpu_flags() and not _below_avx512()
+@dataclass(frozen=True)
+class Plan:
+    """How the library at `path` is made, if it is not there."""
+
+    command: list[str]
+    path: Path
+
+
+def to_compile(dtypes: Sequence[torch.dtype]) -> list[torch.dtype]:
+    """Return those whose kernels this machine can have and has not compiled yet."""
+    plans = {dtype: _plan(dtype) for dtype in dtypes}
+    return [dtype for dtype, plan in plans.items() if isinstance(plan, Plan) and not plan.path.is_file()]
+
+
+def compile_at_once(dtypes: Sequence[torch.dtype]) -> None:
+    """Compile what is missing side by side: two formats take little longer than one."""
+    missing = to_compile(dtypes)
+    with ThreadPoolExecutor(max(1, len(missing))) as pool:
+        list(pool.map(compiled, missing))
 
 
 @functools.cache
 def compiled(dtype: torch.dtype) -> Compiled:
     """Return the kernels for `dtype`, from the cache or newly compiled (some ten seconds)."""
-    if os.environ.get("FLEDGE_KERNELS") == "plain":
-        return Compiled(None, "FLEDGE_KERNELS=plain")
-    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
-    if compiler is None:
-        return Compiled(None, "no C++ compiler (g++) is installed")
-    openmp = _loaded_openmp()
-    if openmp is None:
-        return Compiled(None, "torch here does not use GNU OpenMP")
-    command = [compiler, *FLAGS, *_machine_flags(), f"-DNUMBER={NUMBERS[dtype]}"]
+    plan = _plan(dtype)
+    if isinstance(plan, str):
+        return Compiled(None, plan)
+    compiler = Path(plan.command[0]).name
     try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=TIMEOUT_S).stdout
-        digest = _digest(" ".join(command), version.decode(errors="replace"), str(openmp), " ".join(_cpu_flags()))
-        path = cache_root() / "kernels" / f"{digest}.so"
-        if not path.is_file():
-            _compile([*command, "-shared", str(SOURCES / "kernels.cpp"), str(openmp)], path)
-        return Compiled(ctypes.CDLL(str(path)), f"compiled for this processor by {Path(compiler).name}")
+        if not plan.path.is_file():
+            _compile(plan.command, plan.path)
+        return Compiled(ctypes.CDLL(str(plan.path)), f"compiled for this processor by {compiler}")
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines()
         told = next((line for line in lines if "error" in line), lines[0] if lines else "no message")
-        return Compiled(None, f"{Path(compiler).name} could not compile the kernels: {told}")
+        return Compiled(None, f"{compiler} could not compile the kernels: {told}")
     except (OSError, subprocess.TimeoutExpired) as error:
         return Compiled(None, f"the kernels could not be compiled: {error}")
+
+
+@functools.cache
+def _plan(dtype: torch.dtype) -> Plan | str:
+    """Return how the kernels for `dtype` are compiled here, or why they cannot be."""
+    if os.environ.get("FLEDGE_KERNELS") == "plain":
+        return "FLEDGE_KERNELS=plain"
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        return "no C++ compiler (g++) is installed"
+    openmp = _loaded_openmp()
+    if openmp is None:
+        return "torch here does not use GNU OpenMP"
+    command = [compiler, *FLAGS, *_machine_flags(), f"-DNUMBER={NUMBERS[dtype]}"]
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=TIMEOUT_S).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{Path(compiler).name} does not run: {error}"
+    digest = _digest(" ".join(command), version.decode(errors="replace"), str(openmp), " ".join(_cpu_flags()))
+    command += ["-shared", str(SOURCES / "kernels.cpp"), str(openmp)]
+    return Plan(command, cache_root() / "kernels" / f"{digest}.so")
 
 
 def _compile(command: list[str], path: Path) -> None:
@@ -90,12 +121,15 @@ def _digest(*parts: str) -> str:
 
 def _machine_flags() -> list[str]:
     native = "-mcpu=native" if os.uname().machine in ("aarch64", "arm64") else "-march=native"
-    return [native, "-mno-avx512f"] if _below_avx512() else [native]
+    return [native, "-mno-avx512f"] if below_avx512() else [native]
 
 
-def _below_avx512() -> bool:
-    limits = (os.environ.get(name, "").upper() for name in ISA_LIMITS)
-    return any(limit.startswith(("SSE", "AVX2", "AVX ", "DEFAULT")) or limit == "AVX" for limit in limits)
+def below_avx512() -> str:
+    """Return the setting that tells to do without AVX-512, as "NAME=VALUE", or "" where there is none."""
+    limits = {name: os.environ.get(name, "").upper() for name in ISA_LIMITS}
+    told = (f"{name}={value}" for name, value in limits.items() if value.startswith(("SSE", "AVX2", "DEFAULT")))
+    avx = (f"{name}=AVX" for name, value in limits.items() if value == "AVX")
+    return next(told, next(avx, ""))
 
 
 @functools.cache

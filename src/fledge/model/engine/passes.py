@@ -57,7 +57,7 @@ class Engine(CausalModel):
         self.recompute = recompute
         self.path = f"fast path: kernels in {kernels.name} ({kernels.reason})"
         self._training = self._disabled = False
-        self._free: list[Workspace] = []
+        self._free: dict[str, list[Workspace]] = {"trunk": [], "piece": []}
         self._forward_only: Workspace | None = None
         self._tile = LogitsTile()
         self._lower: Tensor | None = None
@@ -68,7 +68,7 @@ class Engine(CausalModel):
         names = [name.rsplit(".", 1)[-1] for site in SITES.values() for name in site]
         check_targets({target: names.count(target) for target in settings.targets or ()}, names)
         self.sites = Sites(self.decoder, settings, seed=seed)
-        self._free, self._forward_only = [], None
+        self._free, self._forward_only = {"trunk": [], "piece": []}, None
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {} if self.sites is None else {"lora_A": self.sites.lora_A, "lora_B": self.sites.lora_B}
@@ -174,27 +174,31 @@ class Engine(CausalModel):
         for part in parts:
             yield _Pass(self, part, context, keep=False, keys=True, until=until)
 
-    def take_workspace(self, num_tokens: int, *, keep: bool) -> Workspace:
-        """Return a workspace that nobody uses, with room for `num_tokens`; a larger one replaces a smaller one."""
+    def take_workspace(self, num_tokens: int, *, keep: bool, use: str) -> Workspace:
+        """Return a workspace that nobody uses, with room for `num_tokens`; a larger one replaces a smaller one.
+
+        Trunks and pieces have their own: a short trunk must not take the room of a long piece that stands on it.
+        """
         ranks = {} if self.sites is None else self.sites.ranks
         layers = self.shape.num_layers
         if not keep:
             if self._forward_only is None or self._forward_only.num_tokens < num_tokens:
                 self._forward_only = Workspace(self.decoder, num_tokens=num_tokens, ranks=ranks, kept=1, streams=2)
             return self._forward_only
-        fitting = [w for w in self._free if w.num_tokens >= num_tokens]
+        free = self._free[use]
+        fitting = [w for w in free if w.num_tokens >= num_tokens]
         if fitting:
             best = min(fitting, key=lambda w: w.num_tokens)
-            self._free.remove(best)
+            free.remove(best)
             return best
-        if self._free:
-            self._free.remove(max(self._free, key=lambda w: w.num_tokens))
+        if free:
+            free.remove(max(free, key=lambda w: w.num_tokens))
         kept = 1 if self.recompute else layers
         return Workspace(self.decoder, num_tokens=num_tokens, ranks=ranks, kept=kept, streams=layers + 1)
 
-    def give_back(self, workspace: Workspace) -> None:
+    def give_back(self, workspace: Workspace, *, use: str) -> None:
         if workspace is not self._forward_only:
-            self._free.append(workspace)
+            self._free[use].append(workspace)
 
 
 class _Pass:
@@ -214,9 +218,10 @@ class _Pass:
         until: int | None = None,
     ) -> None:
         self.engine, self.tokens, self.context, self.keep = engine, tokens, context, keep
+        self.use = "trunk" if keys else "piece"
         decoder, n = engine.decoder, tokens.num_tokens
         assert (context.hidden.shape[0] if context else 0) == tokens.num_context
-        self.work: Workspace | None = engine.take_workspace(n, keep=keep)
+        self.work: Workspace | None = engine.take_workspace(n, keep=keep, use=self.use)
         self.masks: dict[int, Masks] = {}
         self.own_keys: dict[int, tuple[Tensor, Tensor]] = {}
         sites = engine.sites
@@ -333,7 +338,7 @@ class _Pass:
 
     def release(self) -> None:
         if self.work is not None:
-            self.engine.give_back(self.work)
+            self.engine.give_back(self.work, use=self.use)
             self.work = None
 
 

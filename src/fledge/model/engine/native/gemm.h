@@ -14,9 +14,9 @@
 
 // vectors side by side in a panel, and rows of A that are held in registers at once
 #if VECTOR_BYTES == 64
-constexpr int PANEL_VECTORS = 4;
+constexpr int PANEL_VECTORS = 4, SUM_REGISTERS = 24;
 #else
-constexpr int PANEL_VECTORS = 2;
+constexpr int PANEL_VECTORS = 2, SUM_REGISTERS = 12;
 #endif
 constexpr int ROWS = 6;
 template <class T> constexpr int PANEL = PANEL_VECTORS *LANES<T>;
@@ -151,7 +151,7 @@ static INLINE void multiply_one(const T *a, i64 lda, const T *panel, i64 g, int 
 template <class T, int MR, int NV>
 static INLINE void multiply(const T *a, i64 lda, const T *panel, i64 groups, int width,
                                                            Vec<T> (&acc)[MR][NV]) {
-  constexpr int SUMS = NV * MR > 8 ? NV * MR > 12 ? 1 : 2 : 4;
+  constexpr int SUMS = std::clamp(SUM_REGISTERS / (NV * MR), 1, 4);
   if constexpr (SUMS == 1) {
     for (i64 g = 0; g < groups; g++) multiply_one<T, MR, NV>(a, lda, panel, g, width, acc);
   } else {

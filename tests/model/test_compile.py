@@ -1,0 +1,101 @@
+"""The kernels are compiled once for a machine, do without where they can't be, and stay below what they are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fledge.model.engine.compile import compile_at_once, compiled, to_compile
+from fledge.model.hardware import DTYPES
+
+SURVEY = """
+import json, torch
+from fledge.model.engine.compiled import kernels_for
+from fledge.model.hardware import survey
+said = []
+machine = survey(said.append)
+kernels = kernels_for(torch.float32)
+print(json.dumps({"dtype": machine.dtype, "reason": machine.dtype_reason, "said": said,
+                  "kernels": kernels.name, "why": kernels.reason, "rates": machine.gemm_gflops}))
+"""
+
+
+def survey(**environment: str) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-c", SURVEY],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+        check=True,
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_kernels_are_compiled_once_and_kept() -> None:
+    dtypes = list(DTYPES.values())
+    compile_at_once(dtypes)
+    assert to_compile(dtypes) == []
+    first = compiled(torch.float32)
+    assert first.library is not None, first.reason
+    compiled.cache_clear()
+    again = compiled(torch.float32)
+    assert again.library is not None and again.library._name == first.library._name
+    kept = Path(first.library._name)
+    assert kept.parent.stat().st_mode & 0o077 == 0, "nobody else may put a library there"
+    assert survey()["said"] == []
+
+
+def test_a_first_run_says_that_it_compiles_and_a_second_does_not(tmp_path: Path) -> None:
+    first, second = (survey(FLEDGE_HOME=str(tmp_path)) for _ in range(2))
+    assert first["said"] == ["compiles its kernels for this processor: some ten seconds, once"]
+    assert second["said"] == []
+    assert {path.suffix for path in (tmp_path / "kernels").iterdir()} == {".so"}, "nothing half-made is left"
+
+
+def test_without_a_compiler_the_same_is_done_in_torch(tmp_path: Path) -> None:
+    told = survey(PATH=str(tmp_path))
+    assert (told["kernels"], told["why"]) == ("torch", "no C++ compiler (g++) is installed")
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
+    fake = tmp_path / "g++"
+    fake.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo fake 1 && exit 0\necho "x.h:3: error: no AVX here" >&2\nexit 1\n'
+    )
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    told = survey(PATH=f"{tmp_path}:{os.environ['PATH']}", FLEDGE_HOME=str(tmp_path / "home"))
+    assert told["kernels"] == "torch"
+    assert told["why"] == "g++ could not compile the kernels: x.h:3: error: no AVX here"
+    assert not list((tmp_path / "home" / "kernels").iterdir())
+
+
+def test_without_avx512_float32_is_chosen_and_the_reason_told() -> None:
+    """Emulated bfloat16 loses; a processor without bfloat16 products gives the same answer by itself."""
+    for plain in ({}, {"FLEDGE_KERNELS": "plain"}):
+        told = survey(ONEDNN_MAX_CPU_ISA="AVX2", **plain)
+        assert told["dtype"] == "float32"
+        assert str(told["reason"]).endswith("the speed of float32 without AVX-512 (ONEDNN_MAX_CPU_ISA=AVX2) (measured)")
+
+
+@pytest.mark.skipif("avx512f" not in Path("/proc/cpuinfo").read_text(), reason="every other test is this one here")
+def test_the_kernels_below_avx512_are_exact_too() -> None:
+    tests = str(Path(__file__).with_name("test_engine.py"))
+    chosen = "plain_computation and compiled and (smollm2 or gemma3-caps)"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", tests, "-k", chosen],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "4 passed" in done.stdout

@@ -346,17 +346,25 @@ template <class N> static inline N *scratch(int slot, i64 count) {
   return (N *)(((uintptr_t)own.data() + 63) / 64 * 64);
 }
 
-constexpr i64 FEW_ROWS = 96, FEW_ROWS_DEPTH = 256;
+constexpr i64 FEW_ROWS = 96, FEW_ROWS_DEPTH = 256, DEEP = 8192;
+
+// How many rows of B are read at a time where it pays to go through B in the order in which it lies: few rows of A make
+// a product of reading B, and of a very deep A all panels had better read one part while the caches hold it. 0: all.
+template <class T, class O> static inline i64 depth_at_once(const Product<T, O> &p) {
+  const i64 k = p.term[0].k;
+  if (!std::is_same<O, Acc<T>>::value || p.terms > 1) return 0;
+  if (p.m <= FEW_ROWS && k > FEW_ROWS_DEPTH) return FEW_ROWS_DEPTH;
+  return k > DEEP ? PACKED_DEPTH : 0;
+}
 
 // The work of one thread: its even share of all (panel, rows) in panel order, so that nine panels suit two threads.
 template <class T, class O> static inline void product_share(const Product<T, O> &p, int thread, int threads) {
-  if (std::is_same<O, Acc<T>>::value && p.terms == 1 && p.m <= FEW_ROWS && p.term[0].k > FEW_ROWS_DEPTH) {
-    // Few rows of A make a product of reading B: it is read in the order in which it lies, some rows at a time.
-    for (i64 row = 0; row < p.term[0].k; row += FEW_ROWS_DEPTH) {
+  if (const i64 step = depth_at_once(p)) {
+    for (i64 row = 0; row < p.term[0].k; row += step) {
       Product<T, O> part = p;
       part.term[0].a += row;
       part.term[0].b += row * (part.term[0].layout == NK ? 1 : part.term[0].ldb);
-      part.term[0].k = std::min(FEW_ROWS_DEPTH, p.term[0].k - row);
+      part.term[0].k = std::min(step, p.term[0].k - row);
       part.accumulate = p.accumulate || row > 0;
       if (row > 0) part.residual = part.bias = nullptr;
       product_share(part, thread, threads);

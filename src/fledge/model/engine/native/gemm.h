@@ -283,6 +283,8 @@ template <class T> static inline Ahead ahead_of(const Term<T> &t, i64 column, i6
 // At most so many rows of B are packed at a time. A panel then stays in the second-level cache, and a long sum is a sum
 // of shorter ones: adding 49,152 numbers one by one to a float loses three more digits than adding 48 sums of 1,024.
 constexpr i64 PACKED_DEPTH = 1024;
+// Of the rows of A that come next the first lines are asked for; from there on the processor sees where they lead.
+constexpr int ROW_LINES = 4;
 
 // One panel of columns for rows first..last of A. Terms that fit are packed together and summed in registers; a deeper
 // product is cut, and between the cuts its sums wait in `partial`.
@@ -323,6 +325,10 @@ static inline void panel_product(const Product<T, O> &p, i64 column, int n, i64 
         constexpr int MR = decltype(mr)::value;
         Acc<T> *wait = partial + (row - first) * width;
         ahead.ask((row - first) / ROWS, (last - first + ROWS - 1) / ROWS);
+        for (int i = 0; i < waiting; i++)
+          for (i64 next = row + ROWS; next < std::min(row + 2 * ROWS, last); next++)
+            for (int line = 0; line < ROW_LINES; line++)
+              __builtin_prefetch((const char *)(parts[i].a + next * parts[i].lda) + line * 64, 0, 3);
         Vec<T> acc[MR][NV] = {};
         for (int i = 0; i < waiting; i++)
           multiply<T, MR, NV>(parts[i].a + row * parts[i].lda, parts[i].lda, parts[i].panel, parts[i].groups, width,

@@ -178,7 +178,7 @@ def _divide(
     """Return the layout of the trunk, if there is one, and the (indices, layout) of every part."""
     order = sorted(range(len(inputs)), key=inputs.__getitem__)
     common = _common_prefix(inputs[order[0]], inputs[order[-1]])
-    parts = _cut(inputs, order, max_tokens, free=common if trunk and common <= max_tokens else 0)
+    parts = _cut(inputs, order, max_tokens, free=min(common, max_tokens) if trunk else 0)
     ends = [(before[-1], after[0]) for before, after in pairwise(parts)] if trunk else []
     prefixes = [(inputs[i][: _common_prefix(inputs[i], inputs[j])], i) for i, j in ends]
     held = _at_most(prefixes, max_tokens)

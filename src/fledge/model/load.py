@@ -89,7 +89,9 @@ class PlainModel(CausalModel):
         return dict(lora.matrices(self.network))
 
     def train(self, on: bool = True) -> None:
-        self.network.train(on)
+        # Only what we put in: the model's own dropout belongs to its pre-training.
+        for _, layer in lora.adapters(self.network):
+            layer.train(on)
 
     def disabled(self) -> AbstractContextManager[None]:
         return lora.disabled(self.network)

@@ -8,6 +8,7 @@ from fledge.config import TrainConfig
 from fledge.data.tree import Places, inputs_of, number_prefixes
 from fledge.errors import ConfigError
 from fledge.model.causal import CausalModel
+from fledge.model.hardware import DTYPES
 from fledge.model.shape import Shape
 from fledge.records import Example
 from fledge.training.batch import Memory, to_tokens
@@ -38,8 +39,13 @@ def places_of(train: TrainConfig, examples: Sequence[Example]) -> Places | None:
     return None
 
 
-def remembered_bytes(train: TrainConfig, examples: Sequence[Example], shape: Shape, *, itemsize: int) -> int:
-    """Return what the memory of the whole run will take."""
+def remembered_bytes(
+    train: TrainConfig, examples: Sequence[Example], shape: Shape, *, dtype: str, plain: str = ""
+) -> int:
+    """Return what the memory of the whole run will take, where train.dtype: auto is `dtype`."""
+    if plain:
+        return 0
+    itemsize = DTYPES[dtype if train.dtype == "auto" else train.dtype].itemsize
     places = places_of(train, examples)
     if places is None:
         return 0

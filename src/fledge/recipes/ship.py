@@ -20,7 +20,7 @@ from fledge.data.template import ChatTemplate
 from fledge.errors import ExportError, RunError, writing
 from fledge.model.adapter import Adapter, load_adapter
 from fledge.model.causal import CausalModel
-from fledge.model.load import load_model
+from fledge.model.load import load_model, plain_reason
 from fledge.model.lora import settings_of
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.tokens import behind, single
@@ -156,7 +156,8 @@ class Reference:
     def __call__(self, text: Sequence[Scoring]) -> Iterator[Logits]:
         missing = [scoring for scoring in text if tuple(scoring.ids) not in self._hidden]
         if missing:
-            self._model = load_model(self._weights, dtype=torch.float32)
+            plain = plain_reason(self._weights, dora=self._adapter.use_dora)
+            self._model = load_model(self._weights, dtype=torch.float32, plain=plain)
             self._model.add_adapter(settings_of(self._adapter), seed=0)
             self._model.load_adapter(self._adapter)
             for scoring in missing:

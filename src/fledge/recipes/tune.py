@@ -104,7 +104,7 @@ def prepare(project: Path, config: Config, *, threads: int | None = None, say: C
     num_params = sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names())
     plain = plain_reason(weights, dora=config.train.dora)
     check_options(config.train, weights.shape, plain=plain)
-    held = remembered_bytes(config.train, lesson.examples, weights.shape, itemsize=DTYPES[machine.dtype].itemsize)
+    held = remembered_bytes(config.train, lesson.examples, weights.shape, dtype=machine.dtype, plain=plain)
     means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain))
     resolved, choices, plan = resolve(config, examples=lesson.examples, means=means)
     notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: the answers and the token that ends them"]

@@ -20,6 +20,10 @@ from fledge.records import Example
 from fledge.training.ranks import Ranks
 
 
+# What a token of a context takes (keys and values of all layers) is about so much of what an own one does.
+PROMPT_SHARE = 1 / 8
+
+
 @dataclass(frozen=True)
 class Piece:
     """One tree of an optimizer step as tensors.
@@ -111,12 +115,12 @@ def to_batch(
 def _after_prompts(
     examples: Sequence[Example], places: Places, numbers: Sequence[int], max_tokens: int
 ) -> Iterator[Piece]:
-    """Yield the rows behind their prompts, in pieces of about `max_tokens`."""
+    """Yield the rows behind their prompts, in pieces of about `max_tokens`; a prompt's token counts for an eighth."""
     order = sorted(range(len(examples)), key=lambda i: examples[i].ids)
     parts: list[list[int]] = [[]]
-    tokens = 0
+    tokens = 0.0
     for i in order:
-        own = len(examples[i].ids) - examples[i].prompt_tokens
+        own = len(examples[i].ids) - examples[i].prompt_tokens * (1 - PROMPT_SHARE)
         if parts[-1] and tokens + own > max_tokens:
             parts.append([])
             tokens = 0
@@ -188,7 +192,11 @@ def batches(
     memory: Memory | None = None,
     ranks: Ranks | None = None,
 ) -> Iterator[Batch]:
-    """Yield the batches of steps first_step..steps-1. Step k is the same whichever step one begins with."""
+    """Yield the batches of steps first_step..steps-1. Step k is the same whichever step one begins with.
+
+    `ranks` are those of this process, where nothing else is said.
+    """
+    ranks = ranks or Ranks.here()
     steps_per_epoch = math.ceil(len(examples) / rows_per_step)
     order: list[int] = []
     order_epoch = -1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -89,11 +89,13 @@ def fit(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     model.train()
     done: list[Step] = []
-    saved_at = time.monotonic()
+    saved_at, started = time.monotonic(), time.perf_counter()
     try:
         with interrupt_between_steps() as interrupted:
             for number, batch in enumerate(batches, start=plan.first_step + 1):
-                done.append(_take(model, batch, objective, optimizer, parameters, plan, number))
+                step = _take(model, batch, objective, optimizer, parameters, plan, number)
+                # with the making of its batch
+                done.append(replace(step, seconds=time.perf_counter() - started))
                 return_memory()
                 for listener in on_step:
                     listener(done[-1])
@@ -103,6 +105,7 @@ def fit(
                     saved_at = time.monotonic()
                 if interrupted():
                     raise KeyboardInterrupt
+                started = time.perf_counter()
     finally:
         model.train(False)
     return done
@@ -117,7 +120,6 @@ def _take(
     plan: Plan,
     number: int,
 ) -> Step:
-    started = time.perf_counter()
     optimizer.zero_grad(set_to_none=True)
     losses = []
     for scored in scored_pieces(model, batch):
@@ -149,5 +151,5 @@ def _take(
         rows=batch.num_rows,
         tokens_effective=int(effective),
         tokens_computed=int(computed),
-        seconds=time.perf_counter() - started,
+        seconds=0.0,
     )

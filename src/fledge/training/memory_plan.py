@@ -95,8 +95,8 @@ def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute
     shape, layers = job.shape, job.shape.num_layers
     exact = sums_dtype(job.dtype).itemsize
     ranks = {site: job.lora.rank * len(which) for site, which in wanted(job.lora).items()}
-    kept = 1 if recompute else layers
-    per_token = bytes_per_token(shape, ranks, dtype=job.dtype, kept=kept, streams=layers + 1)
+    lowest = layers - (job.lora.layers or layers)
+    per_token = bytes_per_token(shape, ranks, dtype=job.dtype, lowest=lowest, recompute=recompute)
     # keys of the trunk, their gradients, and every thread's own sum of gradients by keys
     keys = 2 * shape.key_width
     trunk = trunk_tokens * (per_token + layers * keys * (exact + (job.dtype.itemsize if recompute else 0)))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fledge.model.engine.decoder import Block
 from fledge.model.engine.kernels import Kernels, Keys, Layout, LowRank
@@ -44,7 +43,8 @@ class KeyValues:
     grad: Tensor | None
 
 
-Masks = dict[str, Tensor]
+# By site: what its dropout is drawn from. A mask itself is as large as what a layer keeps, so it is drawn again.
+Seeds = dict[str, int]
 
 
 def forward(
@@ -55,12 +55,12 @@ def forward(
     scratch: Scratch,
     out: Tensor,
     context: KeyValues | None,
-    masks: Masks,
-) -> Masks:
-    """Compute the layer on saved.x into `out` [N, D]; fill `saved` and what is missing of the dropout `masks`."""
+    seeds: Seeds,
+) -> Seeds:
+    """Compute the layer on saved.x into `out` [N, D]; fill `saved` and what is missing of the dropout `seeds`."""
     k, q_width, k_width = s.kernels, block.heads.heads * block.heads.width, block.heads.kv_heads * block.heads.width
     k.norm(scratch.hidden, saved.x, block.norm_in, s.eps, saved.scale["in"])
-    _project(s, block, "qkv", sites, scratch.hidden, saved, saved.qkv, masks)
+    _project(s, block, "qkv", sites, scratch.hidden, saved, saved.qkv, seeds)
     qk = saved.qkv[:, : q_width + k_width]
     q, keys = _split(saved.qkv, q_width, k_width, context)
     if saved.raw_qk is not None:
@@ -71,12 +71,12 @@ def forward(
         k.norm(keys.k, saved.raw_qk[:, q_width:], block.norm_k, s.eps, saved.scale["k"], heads=heads.kv_heads)
     k.rope(qk, *(s.local_rope if block.local else s.rope), width=block.heads.width)
     k.attention(saved.attn, saved.lse, q, keys, s.tree, block.heads)
-    _add_to_stream(s, block, "o", sites, saved.attn, saved, saved.x, saved.mid, masks)
+    _add_to_stream(s, block, "o", sites, saved.attn, saved, saved.x, saved.mid, seeds)
     k.norm(scratch.hidden, saved.mid, block.norm_ffn, s.eps, saved.scale["ffn"])
-    _project(s, block, "gate_up", sites, scratch.hidden, saved, saved.gate_up, masks)
+    _project(s, block, "gate_up", sites, scratch.hidden, saved, saved.gate_up, seeds)
     k.gated(saved.gate_up, s.activation, scratch.act)
-    _add_to_stream(s, block, "down", sites, scratch.act, saved, saved.mid, out, masks)
-    return masks
+    _add_to_stream(s, block, "down", sites, scratch.act, saved, saved.mid, out, seeds)
+    return seeds
 
 
 def backward(
@@ -85,7 +85,7 @@ def backward(
     s: Setting,
     saved: Saved,
     scratch: Scratch,
-    masks: Masks,
+    seeds: Seeds,
     dx: Tensor,
     context: KeyValues | None,
     extra: Tensor | None,
@@ -100,19 +100,19 @@ def backward(
     k, q_width, k_width = s.kernels, block.heads.heads * block.heads.width, block.heads.kv_heads * block.heads.width
     # feed-forward part
     dy = _through_post_norm(s, block.norm_ffn_out, dx, saved.ffn_out, saved.scale.get("ffn_out"), scratch)
-    dlow = _back(s, block, "down", sites, dy, scratch.act, scratch, masks)
+    dlow = _back(s, block, "down", sites, dy, scratch.act, scratch, seeds)
     k.gated(saved.gate_up, s.activation, scratch.act, dy=scratch.act)
-    _learn(s, "down", sites, scratch.act, dy, saved, dlow, masks)
-    dlow = _back(s, block, "gate_up", sites, saved.gate_up, scratch.rounded, scratch, masks)
+    _learn(s, "down", sites, scratch.act, dy, saved, dlow, seeds)
+    dlow = _back(s, block, "gate_up", sites, saved.gate_up, scratch.rounded, scratch, seeds)
     k.norm(scratch.hidden, saved.mid, block.norm_ffn, s.eps, saved.scale["ffn"])
-    _learn(s, "gate_up", sites, scratch.hidden, saved.gate_up, saved, dlow, masks)
+    _learn(s, "gate_up", sites, scratch.hidden, saved.gate_up, saved, dlow, seeds)
     scale = saved.scale
     rounded = scratch.rounded
     k.norm_grad(dx, rounded, saved.mid, block.norm_ffn, scale["ffn"], accumulate=True, rounded=rounded)
     # attention part
     dy = _through_post_norm(s, block.norm_attn_out, dx, saved.attn_out, scale.get("attn_out"), scratch)
-    dlow = _back(s, block, "o", sites, dy, scratch.attn, scratch, masks)
-    _learn(s, "o", sites, saved.attn, dy, saved, dlow, masks)
+    dlow = _back(s, block, "o", sites, dy, scratch.attn, scratch, seeds)
+    _learn(s, "o", sites, saved.attn, dy, saved, dlow, seeds)
     q, keys = _split(saved.qkv, q_width, k_width, context)
     dqkv = scratch.qkv
     dq, dkeys = _split(dqkv, q_width, k_width, None)
@@ -128,9 +128,9 @@ def backward(
         heads = block.heads
         k.norm_grad(dq, dq, saved.raw_qk[:, :q_width], block.norm_q, scale["q"], heads=heads.heads)
         k.norm_grad(dkeys.k, dkeys.k, saved.raw_qk[:, q_width:], block.norm_k, scale["k"], heads=heads.kv_heads)
-    dlow = _back(s, block, "qkv", sites, dqkv, None if last else scratch.rounded, scratch, masks)
+    dlow = _back(s, block, "qkv", sites, dqkv, None if last else scratch.rounded, scratch, seeds)
     k.norm(scratch.hidden, saved.x, block.norm_in, s.eps, scale["in"])
-    _learn(s, "qkv", sites, scratch.hidden, dqkv, saved, dlow, masks)
+    _learn(s, "qkv", sites, scratch.hidden, dqkv, saved, dlow, seeds)
     if not last:
         k.norm_grad(dx, rounded, saved.x, block.norm_in, scale["in"], accumulate=True, rounded=rounded)
 
@@ -148,7 +148,7 @@ def _project(
     x: Tensor,
     saved: Saved,
     out: Tensor,
-    masks: Masks,
+    seeds: Seeds,
     residual: Tensor | None = None,
 ) -> None:
     site, bias = sites.get(name), block.qkv_bias if name == "qkv" else None
@@ -157,9 +157,9 @@ def _project(
         return
     source = x
     if s.dropout:
-        if name not in masks:
-            masks[name] = functional.dropout(torch.ones_like(x), s.dropout)
-        source = x * masks[name]
+        if name not in seeds:
+            seeds[name] = int(torch.randint(1 << 62, ()))
+        source = _kept(s, x, seeds[name]).mul_(x)
     adapter = LowRank(site.a, site.b, saved.low[name], source)
     s.kernels.linear(out, x, block.weights[name], Layout.NK, adapter=adapter, residual=residual, bias=bias)
 
@@ -173,16 +173,16 @@ def _add_to_stream(
     saved: Saved,
     stream: Tensor,
     out: Tensor,
-    masks: Masks,
+    seeds: Seeds,
 ) -> None:
     """out = stream + projection of x, normed before it is added where the family does so."""
     part = "attn_out" if name == "o" else "ffn_out"
     weight = block.norm_attn_out if name == "o" else block.norm_ffn_out
     y = saved.attn_out if name == "o" else saved.ffn_out
     if weight is None or y is None:
-        _project(s, block, name, sites, x, saved, out, masks, residual=stream)
+        _project(s, block, name, sites, x, saved, out, seeds, residual=stream)
         return
-    _project(s, block, name, sites, x, saved, y, masks)
+    _project(s, block, name, sites, x, saved, y, seeds)
     s.kernels.norm(out, y, weight, s.eps, saved.scale[part], residual=stream)
 
 
@@ -204,7 +204,7 @@ def _back(
     dy: Tensor,
     dx: Tensor | None,
     scratch: Scratch,
-    masks: Masks,
+    seeds: Seeds,
 ) -> Tensor | None:
     """Fill dx = dy W + (scale dy B) A, if wanted; return scale dy B [N, R]."""
     site, w = sites.get(name), block.weights[name]
@@ -214,11 +214,11 @@ def _back(
         return None
     rank = site.a.shape[0]
     dlow = scratch.dlow.view(-1)[: dy.shape[0] * rank].view(-1, rank)
-    if dx is None or name in masks:
+    if dx is None or name in seeds:
         s.kernels.linear(dlow, dy, site.b, Layout.NK)
         if dx is not None:
             s.kernels.linear(dx, dy, w, Layout.KN)
-            dx.add_((dlow @ site.a).mul_(masks[name]))
+            dx.add_(_kept(s, dx, seeds[name]).mul_(dlow @ site.a))
     else:
         s.kernels.linear(dx, dy, w, Layout.KN, adapter=LowRank(site.b, site.a, dlow))
     return dlow
@@ -232,9 +232,16 @@ def _learn(
     dy: Tensor,
     saved: Saved,
     dlow: Tensor | None,
-    masks: Masks,
+    seeds: Seeds,
 ) -> None:
     """Add to the gradients of a site's adapter, where it has one."""
     site = sites.get(name)
     if site is not None and dlow is not None:
-        s.kernels.adapter_grad(site, x * masks[name] if name in masks else x, dy, saved.low[name], dlow)
+        source = _kept(s, x, seeds[name]).mul_(x) if name in seeds else x
+        s.kernels.adapter_grad(site, source, dy, saved.low[name], dlow)
+
+
+def _kept(s: Setting, like: Tensor, seed: int) -> Tensor:
+    """Return what dropout multiplies with: 0, or 1 / (1 - p) with probability 1 - p."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.empty_like(like).bernoulli_(1 - s.dropout, generator=generator).div_(1 - s.dropout)

@@ -120,8 +120,9 @@ def _digest(*parts: str) -> str:
 
 
 def _machine_flags() -> list[str]:
-    native = "-mcpu=native" if os.uname().machine in ("aarch64", "arm64") else "-march=native"
-    return [native, "-mno-avx512f"] if below_avx512() else [native]
+    if os.uname().machine in ("aarch64", "arm64"):
+        return ["-mcpu=native"]
+    return ["-march=native", "-mno-avx512f"] if below_avx512() else ["-march=native"]
 
 
 def below_avx512() -> str:

@@ -68,13 +68,12 @@ class CompiledKernels:
         self._spare = torch.empty(0)
         p, n, i = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_int
         signatures: dict[str, list[Any]] = {
-            "linear": [p, n, p, n, n, i, p, n, p, n, p, n, p, n, n, p, n, i, p, n, p, i, n, n, i],
+            "linear": [p, n, p, n, n, i, p, n, p, n, p, n, p, n, n, p, n, i, p, n, p, n, n, i],
             "adapter_grad": [p, n, n, p, n, p, p, n, n, n, real, p, n, p, p, p, n, i],
             "norm": [p, i, n, n, n, n, p, real, p, p, i, n, p, i],
             "norm_grad": [p, i, n, p, i, n, n, n, n, p, p, p, i, n, i, p, i],
             "rope": [p, n, n, n, n, p, p, real, i],
             "gated_activation": [p, n, n, i, p, p, i],
-            "round_to": [p, p, n, i],
             "log_softmax": [p, n, n, p, real, p, i, i],
             "tree_attention": [p, p, n, p, i],
             "tree_attention_grad": [p, p, p, p, n, p, p, p, i],
@@ -90,7 +89,6 @@ class CompiledKernels:
     _norm_grad: Any
     _rope: Any
     _gated_activation: Any
-    _round_to: Any
     _log_softmax: Any
     _tree_attention: Any
     _tree_attention_grad: Any
@@ -105,7 +103,6 @@ class CompiledKernels:
         adapter: LowRank | None = None,
         residual: Tensor | None = None,
         bias: Tensor | None = None,
-        accumulate: bool = False,
     ) -> Tensor:
         rows, width = out.shape
         riding: tuple[Any, ...] = (None, 0, None, 0, None, 0, None, 0, 0)
@@ -116,7 +113,7 @@ class CompiledKernels:
         self._linear(
             *(x.data_ptr(), x.stride(0), w.data_ptr(), w.stride(0), x.shape[1], layout, *riding),
             *(out.data_ptr(), out.stride(0), out.dtype != self.dtype, _pointer(residual), _stride(residual)),
-            *(_pointer(bias), accumulate, rows, width, torch.get_num_threads()),
+            *(_pointer(bias), rows, width, torch.get_num_threads()),
         )
         return out
 
@@ -174,9 +171,6 @@ class CompiledKernels:
         self._gated_activation(
             gate_up.data_ptr(), rows, width, kind, out.data_ptr(), _pointer(dy), torch.get_num_threads()
         )
-
-    def round(self, x: Tensor, out: Tensor) -> None:
-        self._round_to(x.data_ptr(), out.data_ptr(), x.numel(), torch.get_num_threads())
 
     def attention(self, out: Tensor, lse: Tensor, q: Tensor, keys: Keys, tree: TreeTokens, shape: HeadShape) -> None:
         task = self._task(q, keys, tree, shape)

@@ -105,9 +105,8 @@ class Kernels(Protocol):
         adapter: LowRank | None = None,
         residual: Tensor | None = None,
         bias: Tensor | None = None,
-        accumulate: bool = False,
     ) -> Tensor:
-        """out = x w (+ low second) (+ residual) (+ bias) (+ out), low = x first^T; out is T or sums. Returns out."""
+        """out = x w (+ low second) (+ residual) (+ bias), low = x first^T; out is T or sums. Returns out."""
         ...
 
     def adapter_grad(self, site: Adapted, x: Tensor, dy: Tensor, low: Tensor, dlow: Tensor) -> None:
@@ -141,10 +140,6 @@ class Kernels(Protocol):
 
     def gated(self, gate_up: Tensor, kind: Activation, out: Tensor, dy: Tensor | None = None) -> None:
         """out [N, F] = f(gate) up of gate_up [N, 2 F]; with dy, gate_up becomes its own gradient."""
-        ...
-
-    def round(self, x: Tensor, out: Tensor) -> None:
-        """out [T] = x [sums]; both dense."""
         ...
 
     def attention(self, out: Tensor, lse: Tensor, q: Tensor, keys: Keys, tree: TreeTokens, shape: HeadShape) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fledge.model.causal import CausalModel
 from fledge.model.engine import block
-from fledge.model.engine.block import KeyValues, Masks, Setting
+from fledge.model.engine.block import KeyValues, Seeds, Setting
 from fledge.model.engine.decoder import SITES, Decoder
 from fledge.model.engine.head import LogitsTile, token_logps
 from fledge.model.engine.kernels import Kernels, sums_dtype
@@ -121,7 +121,7 @@ class Engine(CausalModel):
     def on_trunk(self, tokens: TreeTokens) -> Iterator[Context]:
         """Give the context that `tokens` make. When the block ends, what it has collected flows back through them."""
         learns = self.sites is not None and torch.is_grad_enabled() and not self._disabled
-        run = _Pass(self, tokens, None, keep=True, keys=True)
+        run = _Pass(self, tokens, None, keep=learns, keys=True)
         context = run.as_context(learns=learns)
         try:
             yield context
@@ -139,9 +139,13 @@ class Engine(CausalModel):
         4 D bytes a token.
         """
         assert self.sites is not None
-        until = self.sites.lowest
-        streams = [run.hidden for run in self._runs(trunk, parts, until=until)]
-        self._lower = torch.cat(streams)
+        self._lower = None
+        count = sum(tokens.num_tokens for tokens in (*([] if trunk is None else [trunk]), *parts))
+        lower, start = torch.empty(count, self.shape.width, dtype=sums_dtype(self.dtype)), 0
+        for run in self._runs(trunk, parts, until=self.sites.lowest):
+            end = start + run.tokens.num_tokens
+            lower[start:end], start = run.hidden, end
+        self._lower = lower
 
     @torch.no_grad()
     def remember_prompts(self, trunk: TreeTokens | None, parts: Sequence[TreeTokens]) -> None:
@@ -149,12 +153,17 @@ class Engine(CausalModel):
 
         Numbers are as above. Takes 4 L kv_heads width bytes a token in bfloat16.
         """
+        self._prompt_keys = None
+        count = sum(tokens.num_tokens for tokens in (*([] if trunk is None else [trunk]), *parts))
+        shape = self.shape
+        kept, start = torch.empty(shape.num_layers, 2, count, shape.key_width, dtype=self.dtype), 0
         with self.disabled():
-            found = []
-            for run in self._runs(trunk, parts, until=self.shape.num_layers):
-                layers = [torch.stack(run.own_keys[layer]) for layer in range(self.shape.num_layers)]
-                found.append(torch.stack(layers))
-            self._prompt_keys = torch.cat(found, dim=2)
+            for run in self._runs(trunk, parts, until=shape.num_layers):
+                end = start + run.tokens.num_tokens
+                for layer, (k, v) in run.own_keys.items():
+                    kept[layer, 0, start:end], kept[layer, 1, start:end] = k, v
+                start = end
+        self._prompt_keys = kept
 
     def prompt_context(self, place_C: Tensor) -> Context:
         """Return remembered prompts' tokens as a context, through which nothing flows back."""
@@ -180,11 +189,12 @@ class Engine(CausalModel):
         Trunks and pieces have their own: a short trunk must not take the room of a long piece that stands on it.
         """
         ranks = {} if self.sites is None else self.sites.ranks
-        layers = self.shape.num_layers
         if not keep:
             if self._forward_only is None or self._forward_only.num_tokens < num_tokens:
-                self._forward_only = Workspace(self.decoder, num_tokens=num_tokens, ranks=ranks, kept=1, streams=2)
+                nothing = self.shape.num_layers + 1
+                self._forward_only = Workspace(self.decoder, num_tokens=num_tokens, ranks=ranks, lowest=nothing)
             return self._forward_only
+        assert self.sites is not None
         free = self._free[use]
         fitting = [w for w in free if w.num_tokens >= num_tokens]
         if fitting:
@@ -193,8 +203,8 @@ class Engine(CausalModel):
             return best
         if free:
             free.remove(max(free, key=lambda w: w.num_tokens))
-        kept = 1 if self.recompute else layers
-        return Workspace(self.decoder, num_tokens=num_tokens, ranks=ranks, kept=kept, streams=layers + 1)
+        lowest = self.sites.lowest
+        return Workspace(self.decoder, num_tokens=num_tokens, ranks=ranks, lowest=lowest, recompute=self.recompute)
 
     def give_back(self, workspace: Workspace, *, use: str) -> None:
         if workspace is not self._forward_only:
@@ -222,7 +232,7 @@ class _Pass:
         decoder, n = engine.decoder, tokens.num_tokens
         assert (context.hidden.shape[0] if context else 0) == tokens.num_context
         self.work: Workspace | None = engine.take_workspace(n, keep=keep, use=self.use)
-        self.masks: dict[int, Masks] = {}
+        self.seeds: dict[int, Seeds] = {}
         self.own_keys: dict[int, tuple[Tensor, Tensor]] = {}
         sites = engine.sites
         self.sites: list[dict[str, Site]] = (
@@ -235,7 +245,7 @@ class _Pass:
             self.scratch = self.work.scratch(n)
             last = len(decoder.blocks) if until is None else until
             for layer in range(self._begin(), last):
-                self.masks[layer] = self._forward(layer, {})
+                self.seeds[layer] = self._forward(layer, {})
                 if keys:
                     self.own_keys[layer] = self._keys_of(layer)
             self.scale = torch.empty(n, 1, dtype=sums_dtype(decoder.dtype))
@@ -267,7 +277,8 @@ class _Pass:
         assert self.work is not None
         shape = self.engine.shape
         own = self.work.saved(layer, self.tokens.num_tokens).qkv[:, shape.query_width :]
-        if self.engine.recompute or not self.keep:
+        lowest = self.engine.sites.lowest if self.engine.sites is not None else 0
+        if self.engine.recompute or not self.keep or layer < lowest:
             # The next layer takes this one's buffers.
             own = own.clone()
         k, v = torch.split(own, shape.key_width, dim=1)
@@ -289,7 +300,7 @@ class _Pass:
             sites.settings.dropout if sites is not None and engine._training and not engine._disabled else 0.0,
         )
 
-    def _forward(self, layer: int, masks: Masks) -> Masks:
+    def _forward(self, layer: int, seeds: Seeds) -> Seeds:
         assert self.work is not None
         n = self.tokens.num_tokens
         decoder = self.engine.decoder
@@ -297,7 +308,7 @@ class _Pass:
         out = self.work.stream(layer + 1, n)
         saved = self.work.saved(layer, n)
         return block.forward(
-            decoder.blocks[layer], self.sites[layer], self.setting, saved, self.scratch, out, context, masks
+            decoder.blocks[layer], self.sites[layer], self.setting, saved, self.scratch, out, context, seeds
         )
 
     def as_context(self, *, learns: bool) -> Context:
@@ -321,14 +332,14 @@ class _Pass:
         lowest = engine.sites.lowest
         for layer in reversed(range(lowest, layers)):
             if engine.recompute:
-                self._forward(layer, self.masks[layer])
+                self._forward(layer, self.seeds[layer])
             block.backward(
                 decoder.blocks[layer],
                 self.sites[layer],
                 self.setting,
                 self.work.saved(layer, n),
                 self.scratch,
-                self.masks[layer],
+                self.seeds[layer],
                 dx,
                 self.context.of(layer) if self.context else None,
                 dkeys[layer] if dkeys is not None else None,
@@ -353,6 +364,8 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
         ctx.run.backward(grads[0])
+        # The pass holds what it returned, and that holds us.
+        ctx.run = None
         return None, None
 
 

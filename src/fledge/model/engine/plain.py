@@ -12,6 +12,8 @@ from fledge.model.engine.kernels import Adapted, HeadShape, Keys, Layout, LowRan
 from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
 
+WIDENED_ROWS = 8192
+
 
 class PlainKernels:
     """See Kernels for what each method does."""
@@ -31,11 +33,9 @@ class PlainKernels:
         adapter: LowRank | None = None,
         residual: Tensor | None = None,
         bias: Tensor | None = None,
-        accumulate: bool = False,
     ) -> Tensor:
-        if out.dtype != self.dtype and residual is None:
-            # Logits: worth more than the compute dtype's eight bits.
-            x, w = x.to(out.dtype), w.to(out.dtype)
+        if out.dtype != self.dtype and residual is None and adapter is None and bias is None:
+            return _exact_product(out, x, w, layout)
         y = x @ (w.t() if layout == Layout.NK else w)
         if adapter is not None:
             torch.mm(x if adapter.x is None else adapter.x, adapter.first.t(), out=adapter.low)
@@ -44,7 +44,7 @@ class PlainKernels:
             y = residual + y
         if bias is not None:
             y = y + bias
-        return out.add_(y) if accumulate else out.copy_(y)
+        return out.copy_(y)
 
     def adapter_grad(self, site: Adapted, x: Tensor, dy: Tensor, low: Tensor, dlow: Tensor) -> None:
         precise = site.grad_a.dtype
@@ -97,9 +97,6 @@ class PlainKernels:
                 gate_up.copy_(torch.autograd.grad(y, both, dy.to(y.dtype), retain_graph=True)[0])
         out.copy_(y.detach())
 
-    def round(self, x: Tensor, out: Tensor) -> None:
-        out.copy_(x)
-
     def attention(self, out: Tensor, lse: Tensor, q: Tensor, keys: Keys, tree: TreeTokens, shape: HeadShape) -> None:
         k, v = self._all_keys(keys)
         for start, end, visible, which in _sights(tree, shape):
@@ -150,6 +147,21 @@ class PlainKernels:
         if softcap:
             minus_p.mul_(1 - (logits / softcap).square())
         return minus_p.to(self.dtype)
+
+
+def _exact_product(out: Tensor, x: Tensor, w: Tensor, layout: Layout) -> Tensor:
+    """Logits and what flows back from them, worth more than eight bits; w is widened a part of the vocabulary at a time."""
+    x = x.to(out.dtype)
+    if layout == Layout.NK:
+        for start in range(0, w.shape[0], WIDENED_ROWS):
+            part = slice(start, start + WIDENED_ROWS)
+            out[:, part] = x @ w[part].to(out.dtype).t()
+        return out
+    out.zero_()
+    for start in range(0, w.shape[0], WIDENED_ROWS):
+        part = slice(start, start + WIDENED_ROWS)
+        out.addmm_(x[:, part], w[part].to(out.dtype))
+    return out
 
 
 def _sights(tree: TreeTokens, shape: HeadShape) -> list[tuple[int, int, Tensor, Tensor]]:

@@ -52,10 +52,17 @@ class Scratch:
 
 
 class Workspace:
-    """Room for `num_tokens` tokens: `kept` layers at once (all, or one where layers are recomputed)."""
+    """Room for `num_tokens` tokens.
 
-    def __init__(self, decoder: Decoder, *, num_tokens: int, ranks: dict[str, int], kept: int, streams: int) -> None:
-        self.num_tokens, self._kept, self._streams = num_tokens, kept, streams
+    From layer `lowest` on, everything a layer computes is kept (its input alone with `recompute`); layers below are not
+    gone back through, and take turns in two streams and one set of buffers. `lowest` beyond all layers keeps nothing.
+    """
+
+    def __init__(
+        self, decoder: Decoder, *, num_tokens: int, ranks: dict[str, int], lowest: int, recompute: bool = False
+    ) -> None:
+        self.num_tokens, self._lowest, self._recompute = num_tokens, lowest, recompute
+        kept, streams = rooms(decoder.shape.num_layers, lowest, recompute=recompute)
         self._widths = saved_widths(decoder.shape, ranks)
         precise, width = sums_dtype(decoder.dtype), decoder.shape.width
         self._streams_x = [torch.empty(num_tokens * width, dtype=precise) for _ in range(streams)]
@@ -66,7 +73,6 @@ class Workspace:
             for name, width in scratch_widths(decoder.shape, ranks).items()
         }
         self._width = decoder.shape.width
-        self._ranks, self._post, self._heads = ranks, decoder.shape.style.post_norms, decoder.shape.style.head_norm
 
     def _buffers(self, decoder: Decoder, num_tokens: int) -> dict[str, Tensor]:
         precise = sums_dtype(decoder.dtype)
@@ -77,7 +83,8 @@ class Workspace:
 
     def stream(self, layer: int, n: int) -> Tensor:
         """Return the residual stream [n, D] before `layer`."""
-        return self._streams_x[layer % self._streams][: n * self._width].view(n, self._width)
+        place = layer % 2 if layer < self._lowest else min(2, 2 * self._lowest) + layer - self._lowest
+        return self._streams_x[place][: n * self._width].view(n, self._width)
 
     def ends(self, n: int) -> tuple[Tensor, Tensor]:
         """Return the last hidden states and the gradient of the stream, [n, D] in sums."""
@@ -85,7 +92,8 @@ class Workspace:
         return hidden, dx
 
     def saved(self, layer: int, n: int) -> Saved:
-        buffers = self._saved[layer % self._kept]
+        below = self._recompute or layer < self._lowest
+        buffers = self._saved[0 if below else min(1, self._lowest) + layer - self._lowest]
         views = {name: buffers[name][: n * width].view(n, width) for name, (width, _) in self._widths.items()}
         return Saved(
             x=self.stream(layer, n),
@@ -107,8 +115,15 @@ class Workspace:
         )
 
 
-def bytes_per_token(shape: Shape, ranks: dict[str, int], *, dtype: torch.dtype, kept: int, streams: int) -> int:
+def rooms(num_layers: int, lowest: int, *, recompute: bool) -> tuple[int, int]:
+    """Return how many sets of buffers and how many streams a workspace has. See Workspace."""
+    above, below = max(0, num_layers - lowest), lowest > 0
+    return (1 if recompute else above + below), (above + 1 if above else 0) + 2 * below
+
+
+def bytes_per_token(shape: Shape, ranks: dict[str, int], *, dtype: torch.dtype, lowest: int, recompute: bool) -> int:
     """Return what a workspace takes for each token that it has room for."""
+    kept, streams = rooms(shape.num_layers, lowest, recompute=recompute)
     exact, rounded = sums_dtype(dtype).itemsize, dtype.itemsize
     saved = sum(width * (exact if sums else rounded) for width, sums in saved_widths(shape, ranks).values())
     return kept * saved + (streams + 2) * shape.width * exact + sum(scratch_widths(shape, ranks).values()) * rounded

@@ -161,19 +161,7 @@ static void gated(T *gate_up, i64 rows, i64 width, Activation kind, T *y, const 
   });
 }
 
-template <class T> static void round_rows(const Acc<T> *x, T *y, i64 count, int threads) {
-  constexpr int L = LANES<T>;
-  const i64 chunks = (count + 4095) / 4096;
-#pragma omp parallel for num_threads(threads) schedule(static) if (chunks > 4)
-  for (i64 c = 0; c < chunks; c++) {
-    i64 i = c * 4096;
-    const i64 end = std::min(count, i + 4096);
-    for (; i + L <= end; i += L) store<T>(y + i, load<Acc<T>>(x + i));
-    for (; i < end; i++) narrow(x[i], y + i);
-  }
-}
-
-// One tile of the LM head's soft-max. logits [rows, vocab] are sums with `ld` of room a row; each row becomes, in its own
+// One tile of the LM head's soft-max. logits [rows, vocab] are sums; each row becomes, in its own
 // memory and in T, d logp / d logits = one-hot(target) - softmax, and logp[row] = log softmax(logits)[target].
 template <class T>
 static void log_softmax_rows(Acc<T> *logits, i64 rows, i64 vocab, const i64 *target, Acc<T> softcap, Acc<T> *logp,

@@ -143,14 +143,16 @@ template <class T> static inline void pack(const Term<T> &t, i64 column, int n, 
     pack_kn(t.b + column, t.ldb, n, t.k, width, panel);
 }
 
-// acc[MR][NV] += A[MR, groups * PAIR] * panel. A sum takes some cycles before it can be added to again, so narrow panels
+// acc[MR][NV] += A[MR, k] * panel. A sum takes some cycles before it can be added to again, so narrow panels
 // keep several sums of each element and add them up at the end.
 template <class T, int MR, int NV>
 static INLINE void multiply_one(const T *a, i64 lda, const T *panel, i64 g, int width,
                                                                Vec<T> (&acc)[MR][NV]);
 template <class T, int MR, int NV>
-static INLINE void multiply(const T *a, i64 lda, const T *panel, i64 groups, int width,
+static INLINE void multiply(const T *a, i64 lda, const T *panel, i64 k, int width,
                                                            Vec<T> (&acc)[MR][NV]) {
+  constexpr int PAIR = Format<T>::PAIR;
+  const i64 groups = k / PAIR;
   constexpr int SUMS = std::clamp(SUM_REGISTERS / (NV * MR), 1, 4);
   if constexpr (SUMS == 1) {
     for (i64 g = 0; g < groups; g++) multiply_one<T, MR, NV>(a, lda, panel, g, width, acc);
@@ -162,6 +164,12 @@ static INLINE void multiply(const T *a, i64 lda, const T *panel, i64 groups, int
     for (; g < groups; g++) multiply_one<T, MR, NV>(a, lda, panel, g, width, sums[0]);
     UNROLL for (int s = 0; s < SUMS; s++)
       UNROLL for (int i = 0; i < MR * NV; i++) acc[i / NV][i % NV] += sums[s][i / NV][i % NV];
+  }
+  if (PAIR == 2 && k % 2) {
+    // The last number has no partner: what lies behind it is not ours, and zero times that could be a NaN.
+    T tail[MR][PAIR];
+    for (int m = 0; m < MR; m++) tail[m][0] = a[m * lda + k - 1], tail[m][PAIR - 1] = T{};
+    multiply_one<T, MR, NV>(&tail[0][0], PAIR, panel + groups * width * PAIR, 0, width, acc);
   }
 }
 
@@ -295,7 +303,7 @@ static inline void panel_product(const Product<T, O> &p, i64 column, int n, i64 
   const int width = NV * L;
   struct Part {
     const T *a, *panel;
-    i64 lda, groups;
+    i64 lda, k;
   } parts[2];
   int waiting = 0, term = 0;
   i64 from = 0, depth = 0;
@@ -308,7 +316,7 @@ static inline void panel_product(const Product<T, O> &p, i64 column, int n, i64 
     const i64 groups = (part.k + PAIR - 1) / PAIR;
     T *panel = packed + depth * width;
     pack(part, column, n, width, panel);
-    parts[waiting++] = {part.a, panel, part.lda, groups};
+    parts[waiting++] = {part.a, panel, part.lda, part.k};
     depth += groups * PAIR;
     from += part.k;
     if (from == p.term[term].k) term++, from = 0;
@@ -331,7 +339,7 @@ static inline void panel_product(const Product<T, O> &p, i64 column, int n, i64 
               __builtin_prefetch((const char *)(parts[i].a + next * parts[i].lda) + line * 64, 0, 3);
         Vec<T> acc[MR][NV] = {};
         for (int i = 0; i < waiting; i++)
-          multiply<T, MR, NV>(parts[i].a + row * parts[i].lda, parts[i].lda, parts[i].panel, parts[i].groups, width,
+          multiply<T, MR, NV>(parts[i].a + row * parts[i].lda, parts[i].lda, parts[i].panel, parts[i].k, width,
                               acc);
         if (!begins)
           UNROLL for (int i = 0; i < MR * NV; i++) acc[i / NV][i % NV] += load<Acc<T>>(wait + i * L);
@@ -433,7 +441,7 @@ template <class T>
 static void block_product(const T *a, i64 lda, i64 rows, const T *packed, i64 n, i64 k, Acc<T> *c, i64 ldc, bool add,
                           i64 packed_n, i64 packed_k) {
   constexpr int PAIR = Format<T>::PAIR, L = LANES<T>;
-  const i64 groups = (k + PAIR - 1) / PAIR, packed_groups = (packed_k + PAIR - 1) / PAIR;
+  const i64 packed_groups = (packed_k + PAIR - 1) / PAIR;
   for (i64 column = 0; column < n; column += PANEL<T>) {
     const int vectors = (int)((std::min<i64>(PANEL<T>, n - column) + L - 1) / L);
     const int width = (int)((std::min<i64>(PANEL<T>, packed_n - column) + L - 1) / L * L);
@@ -445,7 +453,7 @@ static void block_product(const T *a, i64 lda, i64 rows, const T *packed, i64 n,
           constexpr int MR = decltype(mr)::value;
           Vec<T> acc[MR][NV] = {};
           Acc<T> *out = c + row * ldc + column;
-          multiply<T, MR, NV>(a + row * lda, lda, panel, groups, width, acc);
+          multiply<T, MR, NV>(a + row * lda, lda, panel, k, width, acc);
           UNROLL for (int m = 0; m < MR; m++)
             UNROLL for (int v = 0; v < NV; v++) {
               Acc<T> *to = out + m * ldc + v * L;

@@ -11,14 +11,14 @@ extern "C" {
 // no adapter. x2 is x, or what dropout left of it. c is T, or sums where `wide`.
 void linear(const T *x, i64 ldx, const T *w, i64 ldw, i64 k, int layout, const T *x2, i64 ldx2, const T *first,
             i64 ldfirst, const T *second, i64 ldsecond, T *low, i64 ldlow, i64 rank, void *c, i64 ldc, int wide,
-            const A *residual, i64 ldr, const A *bias, int accumulate, i64 m, i64 n, int threads) {
+            const A *residual, i64 ldr, const A *bias, i64 m, i64 n, int threads) {
   auto run = [&](auto *out) {
     Product<T, T> down{};
     down.m = m, down.n = rank, down.c = low, down.ldc = ldlow, down.terms = 1;
     down.term[0] = {x2, ldx2, first, ldfirst, k, NK};
     Product<T, typename std::remove_pointer<decltype(out)>::type> p{};
     p.m = m, p.n = n, p.c = out, p.ldc = ldc, p.residual = residual, p.ldr = ldr, p.bias = bias;
-    p.accumulate = accumulate, p.terms = rank ? 2 : 1;
+    p.terms = rank ? 2 : 1;
     p.term[0] = {x, ldx, w, ldw, k, (Layout)layout};
     p.term[1] = {low, ldlow, second, ldsecond, rank, KN};
     in_parallel(m * n > SMALL ? threads : 1, [&](int thread, int count) {
@@ -104,7 +104,6 @@ void gated_activation(T *gate_up, i64 rows, i64 width, int kind, T *y, const T *
   gated(gate_up, rows, width, (Activation)kind, y, dy, threads);
 }
 
-void round_to(const A *x, T *y, i64 count, int threads) { round_rows<T>(x, y, count, threads); }
 
 void log_softmax(A *logits, i64 rows, i64 vocab, const i64 *target, A softcap, A *logp, int gradient, int threads) {
   log_softmax_rows<T>(logits, rows, vocab, target, softcap, logp, gradient != 0, threads);

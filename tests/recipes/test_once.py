@@ -152,7 +152,11 @@ def test_the_prompt_ends_where_the_answer_opens_for_the_last_time() -> None:
 
 @pytest.mark.parametrize(
     ("knobs", "told"),
-    [({"top_layers": 9}, "the model has 2 layers"), ({"top_layers": 1, "after_prompt": True}, "exclude each other")],
+    [
+        ({"top_layers": 9}, "the model has 2 layers"),
+        ({"top_layers": 1, "after_prompt": True}, "exclude each other"),
+        ({"targets": ["q_proj", "qproj"]}, r"'qproj'; did you mean 'q_proj'\?"),
+    ],
 )
 def test_what_cannot_be_had_is_said_before_the_start(tmp_path: Path, knobs: dict[str, Any], told: str) -> None:
     project = save_project(tmp_path / "project", **knobs)
@@ -164,7 +168,7 @@ def test_what_cannot_be_had_is_said_before_the_start(tmp_path: Path, knobs: dict
 def test_after_prompt_needs_the_fast_path(tmp_path: Path) -> None:
     setup = prepare(project := save_project(tmp_path / "project"), load_config(project))
     with pytest.raises(ConfigError, match=r"needs the fast path, and a test wants none\."):
-        once.check_options(ALORA, setup.weights.shape, plain="a test wants none")
+        once.check_options(ALORA, setup.weights, plain="a test wants none")
 
 
 @pytest.mark.parametrize("knobs", [{"top_layers": 1}, {"after_prompt": True}])

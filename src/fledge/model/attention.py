@@ -18,6 +18,11 @@ from torch.nn import functional
 from fledge.model.tokens import TreeTokens
 
 NAME = "fledge_tree"
+# What models hand to any attention function that changes nothing over a tree: its own mask and order are in `tree`.
+HARMLESS = {
+    *("dropout", "is_causal", "position_ids", "cache_position", "use_cache", "past_key_values", "past_key_value"),
+    *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "position_bias"),
+}
 # Below so many tokens FlexAttention's blocks of 128 cost more than they save.
 FLEX_TOKENS = 1024
 
@@ -33,9 +38,14 @@ def tree_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """Return the attention output [1, N, H, W] of query [1, H, N, W], key and value [1, K, N, W] over `tree`."""
+    """Return the attention output [1, N, H, W] of query [1, H, N, W], key and value [1, K, N, W] over `tree`.
+
+    Raises NotImplementedError where a model hands over something that would change the result and is not known here.
+    """
+    if odd := [name for name, value in others.items() if name not in HARMLESS and value is not None]:
+        raise NotImplementedError(f"attention with {', '.join(odd)}")
     assert tree.num_context == 0, "transformers' models keep no context"
     if query.is_cuda and tree.num_tokens >= FLEX_TOKENS and not softcap:
         return flex_attention(query, key, value, tree, scaling=scaling, window=sliding_window).transpose(1, 2), None

@@ -6,25 +6,34 @@ from collections.abc import Sequence
 
 from fledge.config import TrainConfig
 from fledge.data.tree import Places, inputs_of, number_prefixes
-from fledge.errors import ConfigError
+from fledge.errors import ConfigError, nearest
 from fledge.model.causal import CausalModel
 from fledge.model.hardware import DTYPES
+from fledge.model.lora import ALL_LINEAR
 from fledge.model.shape import Shape
+from fledge.model.weights import GgufWeights, OtherWeights, Weights
 from fledge.records import Example
 from fledge.training.batch import Memory, to_tokens
 
 TOKENS_AT_ONCE = 1024
 
 
-def check_options(train: TrainConfig, shape: Shape, *, plain: str) -> None:
-    """Raise ConfigError where train.top_layers or train.after_prompt cannot be had with this model or each other."""
+def check_options(train: TrainConfig, weights: Weights, *, plain: str) -> None:
+    """Raise ConfigError where options cannot be had with this model or each other, before anything is written."""
+    shape = weights.shape
     problem = ""
+    unknown = [] if isinstance(weights, OtherWeights) else [name for name in train.targets if name not in ALL_LINEAR]
+    if unknown:
+        hint = nearest(unknown[0], ALL_LINEAR) or f". There are: {', '.join(ALL_LINEAR)}."
+        raise ConfigError("config.bad_value", f"no linear layer is called '{unknown[0]}'{hint}", where="train.targets")
     if train.top_layers is not None and train.top_layers > shape.num_layers:
         problem = f"train.top_layers is {train.top_layers}; the model has {shape.num_layers} layers."
     elif train.top_layers is not None and train.after_prompt:
         problem = "train.top_layers and train.after_prompt exclude each other."
     elif train.after_prompt and plain:
         problem = f"train.after_prompt needs the fast path, and {plain}."
+    elif train.dora and isinstance(weights, GgufWeights) and shape.architecture != "llama":
+        problem = f"train.dora takes the plain path, which builds no '{shape.architecture}' model from a GGUF file."
     if problem:
         raise ConfigError("config.bad_value", problem, where="train", remedy="Leave one of them out.")
 

@@ -27,6 +27,10 @@ class Rows:
     notes: tuple[str, ...]
 
 
+# So many rows that are left out are named one by one.
+NAMED_ROWS = 10
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What is taught, and the origins of rows that were left out because they are longer than `limit` tokens."""
@@ -34,6 +38,16 @@ class Lesson:
     examples: list[Example]
     too_long: list[str]
     limit: int = 0
+    whose: str = ""
+
+    @property
+    def left_out(self) -> str:
+        """What was left out and where it stands, in words; "" where nothing was."""
+        if not self.too_long:
+            return ""
+        named = ", ".join(self.too_long[:NAMED_ROWS]) + (", ..." if len(self.too_long) > NAMED_ROWS else "")
+        rows = "row is" if len(self.too_long) == 1 else "rows are"
+        return f"{len(self.too_long)} {rows} left out, longer than {self.whose} of {self.limit} tokens: {named}"
 
     @property
     def num_taught(self) -> int:
@@ -111,11 +125,16 @@ def after_prompt(example: Example, invocation: Sequence[int]) -> Example:
 
 
 def teach(
-    rows: Sequence[Conversation], template: ChatTemplate, config: Config, *, context_tokens: int | None = None
+    rows: Sequence[Conversation],
+    template: ChatTemplate,
+    config: Config,
+    *,
+    context_tokens: int | None = None,
+    held_out: bool = False,
 ) -> Lesson:
     """Return the examples of `rows`; rows over train.max_tokens or the model's context are left out whole and named.
 
-    Raises DataError where nothing remains or a row teaches nothing.
+    Raises DataError where a row teaches nothing, or nothing remains of rows that are not `held_out`.
     """
     examples: list[Example] = []
     too_long: list[str] = []
@@ -132,11 +151,11 @@ def teach(
             too_long.append(row.origin)
         else:
             examples += own
-    if rows and not examples:
+    if rows and not examples and not held_out:
         raise DataError(
             "data.too_long",
             f"all {len(rows)} rows are longer than {whose} of {limit} tokens.",
             where=too_long[0],
             remedy="Raise it or shorten the rows." if whose == "train.max_tokens" else "Shorten the rows.",
         )
-    return Lesson(examples, too_long, limit)
+    return Lesson(examples, too_long, limit, whose)

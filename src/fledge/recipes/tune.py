@@ -27,7 +27,7 @@ from fledge.model.lora import LoraSettings
 from fledge.model.memory import peak_rss_bytes, rss_bytes
 from fledge.model.pull import resolve as resolve_model
 from fledge.model.tokenizer import load_tokenizer
-from fledge.model.weights import Weights, open_weights
+from fledge.model.weights import GgufWeights, Weights, open_weights
 from fledge.objective import OBJECTIVES
 from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
 from fledge.recipes.once import check_options, remember, remembered_bytes
@@ -98,20 +98,22 @@ def prepare(project: Path, config: Config, *, threads: int | None = None, say: C
     template = ChatTemplate(load_tokenizer(weights))
     context = weights.shape.context_tokens
     lesson = teach(rows.train, template, config, context_tokens=context)
-    held_out = teach(rows.held_out, template, config, context_tokens=context)
+    held_out = teach(rows.held_out, template, config, context_tokens=context, held_out=True)
     machine = survey(say)
     torch.set_num_threads(threads or machine.threads)
     num_params = sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names())
     plain = plain_reason(weights, dora=config.train.dora)
-    check_options(config.train, weights.shape, plain=plain)
+    check_options(config.train, weights, plain=plain)
     held = remembered_bytes(config.train, lesson.examples, weights.shape, dtype=machine.dtype, plain=plain)
     means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain))
     resolved, choices, plan = resolve(config, examples=lesson.examples, means=means)
     notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: the answers and the token that ends them"]
-    if lesson.too_long:
-        more = ", ..." if len(lesson.too_long) > 1 else ""
-        left_out = f"{len(lesson.too_long)} rows are left out, longer than {lesson.limit} tokens"
-        notes.append(f"{left_out}: {lesson.too_long[0]}{more}")
+    notes += [lesson.left_out] if lesson.left_out else []
+    notes += [f"held out: {held_out.left_out}"] if held_out.left_out else []
+    if config.train.after_prompt and not isinstance(weights, GgufWeights):
+        notes.append("train.after_prompt: the adapter opens in PEFT; to export and serve it, train on a GGUF file")
+    if plain and config.train.top_layers is not None:
+        notes.append("train.top_layers saves less here: the plain path computes the lower layers in every step")
     return Setup(
         resolved,
         weights,

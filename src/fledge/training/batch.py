@@ -19,7 +19,6 @@ from fledge.model.tokens import TreeTokens
 from fledge.records import Example
 from fledge.training.ranks import Ranks
 
-
 # What a token of a context takes (keys and values of all layers) is about so much of what an own one does.
 PROMPT_SHARE = 1 / 8
 

@@ -138,15 +138,24 @@ def _largest(examples: Sequence[Example], job: Job, size: int) -> tuple[int, int
     return grown, trunk_tokens, min(int(scored * MARGIN), grown + trunk_tokens)
 
 
+def _fitting(least: MemoryPlan, examples: Sequence[Example], job: Job, budget_bytes: int) -> int:
+    """Return a length of rows and pieces with which the run would fit, or 0 where none of the rows is so short."""
+    size = max(len(example.ids) for example in examples)
+    while size >= MIN_TOKENS and (rows := [example for example in examples if len(example.ids) <= size]):
+        tokens, trunk_tokens, scored = _largest(rows, job, size)
+        parts = parts_of(job, tokens, trunk_tokens, scored, recompute=least.recompute)
+        if least.parts["process"] + sum(parts.values()) <= budget_bytes:
+            return size
+        size = int(size * 0.9)
+    return 0
+
+
 def _too_little(least: MemoryPlan, examples: Sequence[Example], job: Job, budget_bytes: int) -> TrainError:
-    fixed = least.bytes - least.parts["activations"]
-    per_token = least.parts["activations"] / max(1, least.tokens + least.trunk_tokens)
-    fitting = int((budget_bytes - fixed) / per_token)
-    longest = max(len(example.ids) for example in examples)
     changes = [f"train.ram={least.bytes / 1e9 + 0.05:.1f}GB"]
-    left_out = sum(len(example.ids) > fitting for example in examples)
-    if MIN_TOKENS <= fitting < longest and left_out < len(examples):
-        changes.append(f"train.max_tokens={fitting} ({left_out} of {len(examples)} rows would be left out)")
+    if size := _fitting(least, examples, job, budget_bytes):
+        left_out = sum(len(example.ids) > size for example in examples)
+        shorter = f"train.max_tokens={size} train.tokens_per_piece={size}"
+        changes.append(f"{shorter} ({left_out} of {len(examples)} rows would be left out)")
     told = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in least.parts.items())
     return TrainError(
         "train.memory",

@@ -150,7 +150,7 @@ class PlainKernels:
 
 
 def _exact_product(out: Tensor, x: Tensor, w: Tensor, layout: Layout) -> Tensor:
-    """Logits and what flows back from them, worth more than eight bits; w is widened a part of the vocabulary at a time."""
+    """Logits and what flows back from them, worth more than eight bits; w is widened part by part."""
     x = x.to(out.dtype)
     if layout == Layout.NK:
         for start in range(0, w.shape[0], WIDENED_ROWS):

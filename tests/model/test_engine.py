@@ -130,6 +130,48 @@ def test_recomputed_layers_give_the_same_bits(folders: dict[str, Path], family: 
     assert all(torch.equal(g, recomputed[1][name]) for name, g in kept[1].items())
 
 
+def drops(model: Engine, settings: LoraSettings) -> Engine:
+    """The same model with dropout, and the numbers drawn from a fixed seed in every call."""
+    assert model.sites is not None
+    model.sites.settings = settings
+    model.train()
+    return model
+
+
+def test_dropout_recomputes_the_same_bits(folders: dict[str, Path]) -> None:
+    batch = to_batch(deep_examples(), tokens_per_piece=60)
+    settings = LoraSettings(rank=4, alpha=8.0, dropout=0.3)
+    found = []
+    for recompute in (False, True):
+        model = drops(engine(folders["llama"], dtype=torch.float32, recompute=recompute), settings)
+        torch.manual_seed(5)
+        found.append(loss_and_gradients(model, batch))
+    off = loss_and_gradients(engine(folders["llama"], dtype=torch.float32), batch)
+    assert found[0][0] == found[1][0] != off[0]
+    assert all(torch.equal(g, found[1][1][name]) for name, g in found[0][1].items())
+
+
+def test_over_a_trunk_the_gradient_of_dropout_is_that_of_what_was_computed(folders: dict[str, Path]) -> None:
+    """With the same draws the loss is a function, whose slope along its gradient is the length of that."""
+    model = drops(engine(folders["gemma3"], dtype=torch.float64), LoraSettings(rank=4, alpha=8.0, dropout=0.3))
+    batch = to_batch(deep_examples(), tokens_per_piece=40)
+    assert batch.trunk is not None and len(batch.pieces) > 2
+
+    def loss() -> tuple[float, dict[str, torch.Tensor]]:
+        torch.manual_seed(5)
+        return loss_and_gradients(model, batch)
+
+    _, gradients = loss()
+    tensors, values = model.adapter_tensors(), []
+    for move in (1e-6, -2e-6):
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.add_(gradients[name], alpha=move)
+        values.append(loss()[0])
+    slope = (values[0] - values[1]) / 2e-6
+    assert slope == pytest.approx(sum(float(g.pow(2).sum()) for g in gradients.values()), rel=1e-5)
+
+
 def test_the_same_step_twice_gives_the_same_bits(folders: dict[str, Path]) -> None:
     batch = to_batch(deep_examples(), tokens_per_piece=60)
     for dtype in (torch.float32, torch.bfloat16):

@@ -28,12 +28,13 @@ from fledge.recipes.forecast import forecast
 from fledge.recipes.prepare import after_prompt
 from fledge.recipes.ship import export, merge_folder, open_run
 from fledge.recipes.target import serve_target
-from fledge.recipes.tune import prepare, tune
+from fledge.recipes.tune import Listener, prepare, resume, tune
 from fledge.records import Example, Message
 from fledge.release.adapter_gguf import write_adapter_gguf
 from fledge.runtime.llama import Llama, Sampling
 from fledge.runtime.logits import Scoring, logits
 from fledge.training.batch import to_batch
+from fledge.training.loop import Step
 from fledge.training.score import mean_loss
 from tiny import load_tiny, loss_and_gradients, random_examples, save_project, save_tiny_model, tries
 
@@ -183,6 +184,27 @@ def test_a_run_learns_and_is_forecast(tmp_path: Path, knobs: dict[str, Any]) -> 
         assert adapter["alora_invocation_tokens"]
     else:
         assert adapter["layers_to_transform"] == [1]
+
+
+class Stop(Exception):
+    """What a test interrupts a run with."""
+
+
+@pytest.mark.parametrize("knobs", [{"top_layers": 1}, {"after_prompt": True}])
+def test_a_run_goes_on_bit_by_bit_with_what_it_remembers(tmp_path: Path, knobs: dict[str, Any]) -> None:
+    whole, broken = (save_project(tmp_path / name, dropout=0.1, **knobs) for name in ("whole", "broken"))
+    tune(whole, load_config(whole))
+
+    def stop(step: Step) -> None:
+        if step.step == 7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        tune(broken, load_config(broken), listener=Listener(step=stop))
+    run = find_run(broken, "latest")
+    assert resume(broken, run)["steps"] == 12
+    saved = [r.adapter / "adapter_model.safetensors" for r in (find_run(whole, "latest"), run)]
+    assert saved[0].read_bytes() == saved[1].read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ M (the identity behind it: mean over branches == one pass with per-token weights
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -266,10 +267,14 @@ def _lay_out(inputs: Sequence[list[int]], trunk: Sequence[tuple[_Layout, Sequenc
     num_trunk = 0
     for base, held in trunk:
         num_trunk = base.num_tokens
+        order = sorted(range(len(held)), key=held.__getitem__)
+        in_order = [held[i] for i in order]
         for s, ids in enumerate(inputs):
-            depths = [_common_prefix(ids, prefix) for prefix in held]
-            best = max(range(len(held)), key=depths.__getitem__)
-            above[s] = _first(base.runs(best), depths[best])
+            # In lexical order, nothing shares more with a sequence than what stands right before or behind its place.
+            place = bisect.bisect_left(in_order, ids)
+            near = order[max(0, place - 1) : place + 1]
+            depth, best = max((_common_prefix(ids, held[i]), i) for i in near)
+            above[s] = _first(base.runs(best), depth)
     depth_S = [sum(length for _, length, _ in runs) for runs in above]
     kept: list[_Node] = []
     number = {NO_PARENT: NO_PARENT}

@@ -71,6 +71,32 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return request.param, folder, model
 
 
+def test_where_memory_is_short_layers_are_recomputed_to_the_same(loaded: tuple[str, Path, PlainModel]) -> None:
+    kind, folder, model = loaded
+    again = load_model(open_weights(folder), dtype=torch.float32, recompute=True)
+    targets = ("in_proj", "x_proj") if kind == "mamba" else None
+    again.add_adapter(LoraSettings(rank=4, alpha=8.0, targets=targets), seed=7)
+    wake(again)
+    batch = to_batch(random_examples(5, seed=5, vocabulary=97), tokens_per_piece=10_000, trunk=False)
+    kept, recomputed = loss_and_gradients(model, batch), loss_and_gradients(again, batch)
+    assert recomputed[0] == pytest.approx(kept[0], rel=1e-6)
+    for name, gradient in kept[1].items():
+        torch.testing.assert_close(recomputed[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_only_supervised_tokens_reach_the_head(loaded: tuple[str, Path, PlainModel]) -> None:
+    kind, _, model = loaded
+    assert model.hidden(single(torch.arange(5))).shape[1] == model.shape.width != 97
+    assert model._head.kind == ("module" if kind in ("granite", "phi") else "product")
+
+
+def test_an_attention_that_needs_more_than_is_known_is_not_taken_for_granted() -> None:
+    tree = single(torch.arange(4))
+    q = torch.randn(1, 2, 4, 8)
+    with pytest.raises(NotImplementedError, match="s_aux"):
+        attention.tree_attention(torch.nn.Identity(), q, q, q, None, tree=tree, s_aux=torch.zeros(2))
+
+
 def test_it_trains_as_peft_does_row_by_row(loaded: tuple[str, Path, PlainModel]) -> None:
     kind, folder, model = loaded
     examples = random_examples(5, seed=5, vocabulary=97)

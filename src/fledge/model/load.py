@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from fledge.errors import ModelError
 from fledge.model import attention, lora
 from fledge.model.causal import CausalModel
 from fledge.model.engine.compiled import kernels_for
 from fledge.model.engine.decoder import inverse_frequencies, read_decoder
-from fledge.model.engine.head import token_logps
+from fledge.model.engine.head import tile_rows, token_logps
 from fledge.model.engine.kernels import Kernels
 from fledge.model.engine.passes import Engine
 from fledge.model.lora import LoraSettings
@@ -48,6 +51,8 @@ def load_model(weights: Weights, *, dtype: torch.dtype, plain: str = "", recompu
     if not plain:
         return Engine(read_decoder(weights, dtype=dtype), kernels_for(dtype), recompute=recompute)
     network = _from_folder(weights.path, dtype) if weights.path.is_dir() else _llama(weights, dtype)
+    if recompute:
+        _recompute_layers(network)
     return PlainModel(network, weights.shape, dtype, kernels_for(dtype), reason=plain)
 
 
@@ -66,8 +71,9 @@ class PlainModel(CausalModel):
             kernels,
         )
         self.settings: LoraSettings | None = None
+        self._head, self._own_attention = Head(), network.config._attn_implementation
         self._by_tree = bool(getattr(network, "_supports_attention_backend", False)) and self._same(self._tree_hidden)
-        self._head_is_plain = self._head_gives_the_logits()
+        self._head = self._find_head()
         shares = "shared prefixes once" if self._by_tree else "row by row"
         self.path = f"plain path ({reason}): transformers' own {type(network).__name__}, {shares}"
 
@@ -117,33 +123,44 @@ class PlainModel(CausalModel):
         return self._tree_hidden(tokens) if self._by_tree else self._row_hidden(tokens)
 
     def token_logps(self, hidden_UD: Tensor, target_U: Tensor) -> Tensor:
-        if self._head_is_plain:
+        if self._head.kind == "product":
             return token_logps(hidden_UD, self.head, target_U, kernels=self._kernels, softcap=self.logit_softcap)
-        precise = torch.promote_types(hidden_UD.dtype, torch.float32)
-        return functional.log_softmax(hidden_UD.to(precise), -1).gather(-1, target_U[:, None])[:, 0]
+
+        def tile(hidden: Tensor, target: Tensor) -> Tensor:
+            logits = self.logits(hidden).to(torch.promote_types(hidden.dtype, torch.float32))
+            return functional.log_softmax(logits, -1).gather(-1, target[:, None])[:, 0]
+
+        rows = tile_rows(self.shape.vocab_size)
+        tiles = zip(torch.split(hidden_UD, rows), torch.split(target_U, rows), strict=True)
+        return torch.cat([checkpoint(tile, hidden, target, use_reentrant=False) for hidden, target in tiles])
 
     def logits(self, hidden_UD: Tensor) -> Tensor:
-        return super().logits(hidden_UD) if self._head_is_plain else hidden_UD
-
-    _head_is_plain = True
+        if self._head.kind == "product":
+            return super().logits(hidden_UD)
+        if self._head.kind == "all":
+            return hidden_UD
+        logits: Tensor = self._head.scale * self.network.get_output_embeddings()(hidden_UD)
+        return self.logit_softcap * torch.tanh(logits / self.logit_softcap) if self.logit_softcap else logits
 
     def _outputs(self, **inputs: Any) -> Tensor:
-        if not self._head_is_plain:
+        if self._head.kind == "all":
             logits: Tensor = self.network(use_cache=False, **inputs).logits[0]
             return logits
         hidden: Tensor = self.network.base_model(use_cache=False, **inputs).last_hidden_state[0]
         return hidden
 
     def _tree_hidden(self, tokens: TreeTokens) -> Tensor:
-        own = self.network.config._attn_implementation
-        self.network.set_attn_implementation(attention.NAME)
-        try:
-            return self._outputs(input_ids=tokens.ids_N[None], position_ids=tokens.position_N[None], tree=tokens)
-        finally:
-            self.network.set_attn_implementation(own)
+        self._attend_by(attention.NAME)
+        return self._outputs(input_ids=tokens.ids_N[None], position_ids=tokens.position_N[None], tree=tokens)
+
+    def _attend_by(self, name: str) -> None:
+        # Left as it is after a pass: layers that are recomputed attend once more in the backward pass.
+        if self.network.config._attn_implementation != name:
+            self.network.set_attn_implementation(name)
 
     def _row_hidden(self, tokens: TreeTokens) -> Tensor:
         """Compute every way from the root to a leaf by itself; a shared token's state is that of the first of them."""
+        self._attend_by(self._own_attention)
         ways = [[*((a, b) for a, b in above), (start, end)] for start, end, above in tokens.nodes()]
         inner = {run for way in ways for run in way[:-1]}
         pieces: dict[tuple[int, int], Tensor] = {}
@@ -166,14 +183,39 @@ class PlainModel(CausalModel):
         return _close(found, expected)
 
     @torch.no_grad()
-    def _head_gives_the_logits(self) -> bool:
-        """Whether the logits are the hidden states times the head, soft-capped at most."""
+    def _find_head(self) -> Head:
+        """Return how logits come from hidden states, tried out on some tokens."""
+        self._attend_by(self._own_attention)
         ids = _small_tree().ids_N[None]
         head = self.network.get_output_embeddings()
-        if getattr(head, "weight", None) is None or getattr(head, "bias", None) is not None:
-            return False
+        logits = self.network(input_ids=ids, use_cache=False).logits[0]
         hidden = self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        return _close(super().logits(hidden), self.network(input_ids=ids, use_cache=False).logits[0])
+        if getattr(head, "weight", None) is None:
+            return Head("all")
+        if getattr(head, "bias", None) is None and _close(super().logits(hidden), logits):
+            return Head("product")
+        given = head(hidden).double()
+        self._head = Head("module", float((given * logits.double()).sum() / given.pow(2).sum()))
+        return self._head if _close(self.logits(hidden), logits) else Head("all")
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a model's logits come from its hidden states.
+
+    kind: "product" with the head's weights, soft-capped at most; "module": whatever the head's module does, times
+    `scale`; "all": in no way that can be told, so that `hidden` gives the logits of all tokens.
+    """
+
+    kind: str = "product"
+    scale: float = 1.0
+
+
+def _recompute_layers(network: Any) -> None:
+    """Keep the inputs of layers only; what they compute is computed again in the backward pass."""
+    layers = max((m for m in network.modules() if isinstance(m, nn.ModuleList)), key=len)
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def _small_tree() -> TreeTokens:

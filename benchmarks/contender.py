@@ -29,11 +29,13 @@ def with_fledge(model: Path, rows: Path, steps: int, per_step: int, options: dic
     import torch
     from sets import read_rows
 
+    from fledge.config import TrainConfig
     from fledge.model.hardware import DTYPES, survey
     from fledge.model.load import load_model
     from fledge.model.lora import LoraSettings
     from fledge.model.weights import open_weights
     from fledge.objective.sft import sft
+    from fledge.recipes.once import remember
     from fledge.training.batch import to_batch
     from fledge.training.loop import Plan, fit
     from fledge.training.optim import Schedule
@@ -42,11 +44,15 @@ def with_fledge(model: Path, rows: Path, steps: int, per_step: int, options: dic
     examples = _repeat(read_rows(rows), steps * per_step)
     dtype = options.get("dtype", machine.dtype)
     engine = load_model(open_weights(model), dtype=DTYPES[dtype])
-    engine.add_adapter(LoraSettings(rank=RANK, alpha=ALPHA), seed=0)
+    train = TrainConfig(top_layers=options.get("top_layers"), after_prompt=options.get("after_prompt", False))
+    engine.add_adapter(LoraSettings(rank=RANK, alpha=ALPHA, layers=train.top_layers), seed=0)
     optimizer = torch.optim.AdamW(engine.parameters().values(), lr=LR, weight_decay=0.0, fused=True)
+    started = time.perf_counter()
+    memory = remember(engine, train, examples)
+    remembering = time.perf_counter() - started
+    chosen = [range(i * per_step, (i + 1) * per_step) for i in range(steps)]
     stream = (
-        to_batch(examples[i * per_step : (i + 1) * per_step], tokens_per_piece=options.get("tokens_per_piece", 2048))
-        for i in range(steps)
+        to_batch([examples[row] for row in rows], tokens_per_piece=2048, memory=memory, numbers=rows) for rows in chosen
     )
     # of so long a cosine the first steps see nothing
     constant = Plan(steps, 0, Schedule(LR, 10**9, 0.0), 1.0, 1e9, lambda step: None)
@@ -66,6 +72,7 @@ def with_fledge(model: Path, rows: Path, steps: int, per_step: int, options: dic
         "computed": [step.tokens_computed for step in done],
         "flops": [4 * linear * s.tokens_computed + 4 * head * t for s, t in zip(done, taught, strict=True)],
         "path": engine.path,
+        "remembering_s": remembering,
         "dtype": dtype,
         "gemm_gflops": peak_gflops(DTYPES[dtype]),
     }

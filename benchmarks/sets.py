@@ -112,8 +112,13 @@ def write_rows(path: Path, rows: Sequence[Example]) -> None:
 
 
 def read_rows(path: Path) -> list[Example]:
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return [Example(row["ids"], row["weights"], f"row {i}") for i, row in enumerate(rows)]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        Example(
+            row["ids"], row["weights"], f"row {i}", prompt_tokens=next(k for k, w in enumerate(row["weights"]) if w)
+        )
+        for i, row in enumerate(rows)
+    ]
 
 
 def make_model(name: str, out: Path) -> Path:

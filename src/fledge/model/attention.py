@@ -9,6 +9,7 @@ Shapes: N tokens in the tree, H query heads, K key/value heads, W head width, B 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -100,18 +101,25 @@ def flex_attention(
     """
     from torch.nn.attention import flex_attention as flex
 
-    first_N, beyond_N = (x.to(query.device) for x in _walk(tree))
-    position_N = tree.position_N.to(query.device)
+    mask = _block_mask(tree, window, str(query.device))
+    run = torch.compile(flex.flex_attention, dynamic=True) if query.is_cuda else flex.flex_attention
+    output: Tensor = run(query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    return output
+
+
+# A tree is known by its tensors; all layers of a pass ask for the same masks, one for each window.
+@functools.lru_cache(maxsize=4)
+def _block_mask(tree: TreeTokens, window: int | None, device: str) -> Any:
+    from torch.nn.attention import flex_attention as flex
+
+    first_N, beyond_N = (x.to(device) for x in _walk(tree))
+    position_N = tree.position_N.to(device)
 
     def seen(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         above = (first_N[k] <= first_N[q]) & (first_N[q] < beyond_N[k]) & (position_N[k] <= position_N[q])
         return above & (position_N[k] > position_N[q] - window) if window else above
 
-    count = tree.num_tokens
-    mask = flex.create_block_mask(seen, None, None, count, count, device=str(query.device))
-    run = torch.compile(flex.flex_attention, dynamic=True) if query.is_cuda else flex.flex_attention
-    output: Tensor = run(query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
-    return output
+    return flex.create_block_mask(seen, None, None, tree.num_tokens, tree.num_tokens, device=device)
 
 
 def _walk(tree: TreeTokens) -> tuple[Tensor, Tensor]:

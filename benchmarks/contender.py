@@ -35,7 +35,7 @@ def with_fledge(model: Path, rows: Path, steps: int, per_step: int, options: dic
     from fledge.model.lora import LoraSettings
     from fledge.model.weights import open_weights
     from fledge.objective.sft import sft
-    from fledge.recipes.once import remember
+    from fledge.recipes.once import places_of, remember
     from fledge.training.batch import to_batch
     from fledge.training.loop import Plan, fit
     from fledge.training.optim import Schedule
@@ -48,7 +48,7 @@ def with_fledge(model: Path, rows: Path, steps: int, per_step: int, options: dic
     engine.add_adapter(LoraSettings(rank=RANK, alpha=ALPHA, layers=train.top_layers), seed=0)
     optimizer = torch.optim.AdamW(engine.parameters().values(), lr=LR, weight_decay=0.0, fused=True)
     started = time.perf_counter()
-    memory = remember(engine, train, examples)
+    memory = remember(engine, train, places_of(train, examples))
     remembering = time.perf_counter() - started
     chosen = [range(i * per_step, (i + 1) * per_step) for i in range(steps)]
     stream = (

@@ -67,7 +67,7 @@ def top(folder: Path) -> CausalModel:
 def test_remembered_lower_layers_are_what_would_be_computed(
     top: CausalModel, examples: list[Example], tokens: int, data: st.DataObject
 ) -> None:
-    memory = once.remember(top, TOP, examples)
+    memory = once.remember(top, TOP, once.places_of(TOP, examples))
     assert memory is not None
     numbers = data.draw(st.lists(st.integers(0, len(examples) - 1), min_size=1, max_size=6))
     rows = [examples[i] for i in numbers]
@@ -80,7 +80,7 @@ def test_the_top_layers_alone_are_computed(folder: Path) -> None:
     """Nothing below the adapter is multiplied with any more: without those weights the step is the same."""
     model = load_tiny(folder, layers=1)
     examples = random_examples(6)
-    memory = once.remember(model, TOP, examples)
+    memory = once.remember(model, TOP, once.places_of(TOP, examples))
     batch = to_batch(examples, tokens_per_piece=60, memory=memory, numbers=range(6))
     expected = loss_and_gradients(model, batch)
     for block in model.decoder.blocks[:2]:  # type: ignore[attr-defined]
@@ -118,7 +118,7 @@ def test_after_the_prompt_alone_is_pefts_activated_lora(folder: Path, tmp_path: 
     model = load_tiny(folder)
     theirs = as_peft(folder, model, tmp_path)
     examples = [after_prompt(example, INVOCATION) for example in asked(8)]
-    memory = once.remember(model, ALORA, examples)
+    memory = once.remember(model, ALORA, once.places_of(ALORA, examples))
     numbers = [3, 0, 8, 1, 2, 7]
     rows = [examples[i] for i in numbers]
     batch = to_batch(rows, tokens_per_piece=tokens, memory=memory, numbers=numbers)
@@ -131,14 +131,14 @@ def test_after_the_prompt_alone_is_pefts_activated_lora(folder: Path, tmp_path: 
         total += float(loss.detach())
     expected = {n.replace(".default", ""): p.grad for n, p in theirs.named_parameters() if p.grad is not None}
     agree(loss_and_gradients(model, batch), (total, expected), 1e-3)
-    whole = mean_loss(model, rows, tokens_per_piece=tokens, memory=replace_numbers(model, rows))
+    whole = mean_loss(model, rows, tokens_per_piece=tokens, memory=remembered(model, rows))
     assert whole == pytest.approx(total, rel=1e-4)
     everywhere = loss_and_gradients(model, to_batch(rows, tokens_per_piece=tokens))
     assert abs(everywhere[0] - total) > 0.05, "an adapter that acts everywhere is another model"
 
 
-def replace_numbers(model: CausalModel, rows: Sequence[Example]) -> once.Memory:
-    memory = once.remember(model, ALORA, rows)
+def remembered(model: CausalModel, rows: Sequence[Example]) -> once.Memory:
+    memory = once.remember(model, ALORA, once.places_of(ALORA, rows))
     assert memory is not None
     return memory
 

@@ -15,7 +15,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another adapter, the same verdict.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Teach a 135M model 44 facts about Python's standard library and hand it over as one file. About five minutes.
+    """Teach a 135M model 44 facts about Python's standard library and hand it over as one file. About three minutes.
 
     Example: fledge demo
     """

@@ -30,8 +30,10 @@ from fledge.model.shape import Shape
 from fledge.model.tokens import TreeTokens
 from fledge.model.weights import OtherWeights, Weights
 
-# How far two ways to the same numbers may differ, by their norms: rounding over some layers, of 24 bits or of 8.
-SAME = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+# How far two ways to the same numbers may differ, by their norms, or how many times as far as transformers' own two do:
+# rounding to 8 bits adds up over layers, to 4 % on the 135M, where a scale that is 10 % off makes 20 %.
+SAME = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 1e-2, torch.float16: 3e-3}
+TIMES_NOISE = 2.5
 
 
 def plain_reason(weights: Weights, *, dora: bool = False) -> str:
@@ -178,9 +180,17 @@ class PlainModel(CausalModel):
         """Whether a small tree gives what its rows give one by one."""
         try:
             found, expected = tree_hidden(_small_tree()), self._row_hidden(_small_tree())
+            return _close(found, expected, noise=self._noise(expected))
         except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError, AssertionError):
             return False
-        return _close(found, expected)
+
+    def _noise(self, expected: Tensor) -> float:
+        """Return how far transformers' own ways to attend lie apart here, which no fault of ours can widen."""
+        usual, self._own_attention = self._own_attention, "eager"
+        try:
+            return _apart(self._row_hidden(_small_tree()), expected)
+        finally:
+            self._own_attention = usual
 
     @torch.no_grad()
     def _find_head(self) -> Head:
@@ -232,14 +242,19 @@ def _small_tree() -> TreeTokens:
     )
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
-    if found.shape != expected.shape:
-        return False
-    # token by token: one that is far off must not hide behind the others, nor a number behind an outlier's channel
-    found, expected, tolerance = found.double(), expected.double(), SAME[expected.dtype]
+def _close(found: Tensor, expected: Tensor, *, noise: float = 0.0) -> bool:
+    return found.shape == expected.shape and _apart(found, expected) <= max(SAME[expected.dtype], TIMES_NOISE * noise)
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    """Return how far off the worst token is, each channel by its own size.
+
+    One that is far off must not hide behind the others, nor a number behind an outlier's channel.
+    """
+    found, expected = found.double(), expected.double()
     scale = expected.abs().mean(0).clamp_min(1e-12)
     apart = ((found - expected) / scale).norm(dim=-1) / (expected / scale).norm(dim=-1).clamp_min(1e-12)
-    return bool((apart <= tolerance).all())
+    return float(apart.max().nan_to_num(torch.inf))
 
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> Any:

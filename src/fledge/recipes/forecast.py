@@ -32,7 +32,9 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
     model, parameters, _ = build(setup)
     objective = OBJECTIVES[setup.config.objective]
     seconds_per_token, loss = 0.0, 0.0
-    memory = remember(model, setup.config.train, setup.lesson.examples)
+    started = time.perf_counter()
+    memory = remember(model, setup.config.train, setup.places, say)
+    once_s = time.perf_counter() - started
     for batch in islice(stream(setup, memory=memory), PROBE_STEPS):
         started = time.perf_counter()
         shares = []
@@ -45,7 +47,7 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
     num_tokens = sum(batch.num_tokens for batch in stream(setup, memory=memory))
     adapter_bytes = sum(p.numel() * p.element_size() for p in parameters.values())
     told = {
-        "seconds": seconds_per_token * num_tokens,
+        "seconds": once_s + seconds_per_token * num_tokens,
         "ram_bytes": setup.plan.bytes,
         "ram_parts": setup.plan.parts,
         # the adapter, and checkpoints of it with two moments; one more exists while it is being written
@@ -77,8 +79,7 @@ def _checks(setup: Setup, num_layers: int, loss: float, without: list[str]) -> l
 
 
 def _path(model: CausalModel) -> dict[str, Any]:
-    way, _, reason = model.path.partition(": ")
-    return _check(way, True, reason)
+    return _check("computed on the", True, model.path)
 
 
 def _check(what: str, ok: bool, found: str) -> dict[str, Any]:

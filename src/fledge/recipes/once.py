@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fledge.config import TrainConfig
 from fledge.data.tree import Places, inputs_of, number_prefixes
@@ -38,8 +38,10 @@ def check_options(train: TrainConfig, weights: Weights, *, plain: str) -> None:
         raise ConfigError("config.bad_value", problem, where="train", remedy="Leave one of them out.")
 
 
-def places_of(train: TrainConfig, examples: Sequence[Example]) -> Places | None:
-    """Return the numbers under which tokens are remembered, or None where nothing is."""
+def places_of(train: TrainConfig, examples: Sequence[Example], *, plain: str = "") -> Places | None:
+    """Return the numbers under which tokens are remembered, or None where nothing is, as on the plain path."""
+    if plain:
+        return None
     if train.after_prompt:
         prompts = [example.ids[: example.prompt_tokens] for example in examples]
         return number_prefixes(prompts, max_tokens=TOKENS_AT_ONCE) if any(prompts) else None
@@ -48,26 +50,24 @@ def places_of(train: TrainConfig, examples: Sequence[Example]) -> Places | None:
     return None
 
 
-def remembered_bytes(
-    train: TrainConfig, examples: Sequence[Example], shape: Shape, *, dtype: str, plain: str = ""
-) -> int:
+def remembered_bytes(train: TrainConfig, places: Places | None, shape: Shape, *, dtype: str) -> int:
     """Return what the memory of the whole run will take, where train.dtype: auto is `dtype`."""
-    if plain:
-        return 0
-    itemsize = DTYPES[dtype if train.dtype == "auto" else train.dtype].itemsize
-    places = places_of(train, examples)
     if places is None:
         return 0
+    itemsize = DTYPES[dtype if train.dtype == "auto" else train.dtype].itemsize
     if train.after_prompt:
         return places.count * shape.num_layers * 2 * shape.key_width * itemsize
     return places.count * shape.width * max(4, itemsize)
 
 
-def remember(model: CausalModel, train: TrainConfig, examples: Sequence[Example]) -> Memory | None:
+def remember(
+    model: CausalModel, train: TrainConfig, places: Places | None, say: Callable[[str], None] = lambda _: None
+) -> Memory | None:
     """Let the model compute what stays the same over the run; return how steps name it, or None where nothing does."""
-    places = places_of(train, examples) if model.has_trunks else None
     if places is None:
         return None
+    what = "the keys and values of all prompts" if train.after_prompt else "the layers below the adapter"
+    say(f"computes {what} once, for {places.count:,} tokens")
     trunk = None if places.trunk is None else to_tokens(places.trunk)
     parts = [to_tokens(tree) for tree in places.parts if len(tree.ids_N)]
     (model.remember_prompts if train.after_prompt else model.remember_lower_layers)(trunk, parts)

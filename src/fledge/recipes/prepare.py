@@ -14,6 +14,7 @@ from fledge.data.sources import read_rows
 from fledge.data.template import ChatTemplate
 from fledge.errors import DataError
 from fledge.records import Conversation, Example
+from fledge.runtime.invocation import begins_at
 
 EVAL_SHARE = 0.1
 
@@ -106,18 +107,12 @@ def _leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> li
     )
 
 
-def last_occurrence(ids: Sequence[int], part: Sequence[int]) -> int | None:
-    """Return where `part` stands in `ids` for the last time, or None."""
-    starts = range(len(ids) - len(part), -1, -1)
-    return next((i for i in starts if list(ids[i : i + len(part)]) == list(part)), None)
-
-
 def after_prompt(example: Example, invocation: Sequence[int]) -> Example:
     """Return the example with its prompt marked: all before the last turn opens with `invocation`.
 
     What earlier turns teach is dropped: they are read without the adapter. Raises DataError where no turn opens so.
     """
-    start = last_occurrence(example.ids, invocation)
+    start = begins_at(example.ids, invocation)
     if start is None:
         raise DataError("data.template", "no answer begins as the template opens one.", where=example.origin)
     weights = [w if i >= start + len(invocation) else 0.0 for i, w in enumerate(example.weights)]

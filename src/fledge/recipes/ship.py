@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from fledge.model.tokenizer import load_tokenizer
 from fledge.model.tokens import behind, single
 from fledge.model.weights import GgufWeights, OtherWeights, Weights, open_weights
 from fledge.project import RunFolder, fsync_folder, read_json, write_json_atomic
-from fledge.recipes.prepare import last_occurrence, read_project
+from fledge.recipes.prepare import read_project
 from fledge.records import Conversation
 from fledge.release import parity
 from fledge.release.adapter_gguf import write_adapter_gguf
@@ -34,6 +34,7 @@ from fledge.release.folder import write_folder
 from fledge.release.gguf import Written, write_gguf
 from fledge.release.parity import ADAPTER, Logits, Parity
 from fledge.release.quantize import file_type
+from fledge.runtime.invocation import begins_at
 from fledge.runtime.logits import Scoring, logits
 
 # Enough for 1,100 positions; held-out rows come first, so what was not learnt by heart is compared too.
@@ -111,13 +112,7 @@ def _possible(
 ) -> tuple[list[str], bool]:
     """Return which files can be made of this run. Raises ExportError where none can."""
     adapter, weights = finished.adapter, finished.weights
-    if isinstance(weights, OtherWeights):
-        raise ExportError(
-            "model.unsupported",
-            f"a '{weights.shape.architecture}' model cannot be written as GGUF yet.",
-            where=finished.run.path.name,
-            remedy=f"Its adapter opens in PEFT ({finished.run.adapter}); `fledge merge` writes a Hugging Face folder.",
-        )
+    _require_known(finished)
     if adapter.use_dora and with_adapter:
         say("no adapter file: llama.cpp cannot run DoRA on top of its base")
         with_adapter = False
@@ -134,8 +129,20 @@ def _possible(
     return types, with_adapter
 
 
+def _require_known(finished: Finished) -> None:
+    """Raise ExportError for an architecture that is trained on the plain path alone."""
+    if isinstance(finished.weights, OtherWeights):
+        raise ExportError(
+            "model.unsupported",
+            f"a '{finished.weights.shape.architecture}' model cannot be written yet, as GGUF or merged.",
+            where=finished.run.path.name,
+            remedy=f"Its adapter opens in PEFT, which can merge it: {finished.run.adapter}",
+        )
+
+
 def merge_folder(finished: Finished, out: Path) -> dict[str, Any]:
     """Write the merged model as a Hugging Face folder; return what the contract says of `fledge merge`."""
+    _require_known(finished)
     num_bytes = write_folder(out, finished.weights, finished.adapter, load_tokenizer(finished.weights))
     return {"path": str(out), "bytes": num_bytes}
 
@@ -168,14 +175,11 @@ class Reference:
 
     def _states(self, model: CausalModel, ids: list[int]) -> Tensor:
         """Return the last hidden states of a text; its prompt is read without an adapter that acts only behind it."""
-        invocation = self._adapter.invocation_tokens
-        start = last_occurrence(ids, invocation) if invocation else 0
-        if start is None:
-            with model.disabled():
-                return model.hidden(single(torch.tensor(ids)))
-        if start == 0:
-            return model.hidden(single(torch.tensor(ids)))
+        start = begins_at(ids, self.invocation)
         with ExitStack() as stack:
+            if not start:
+                stack.enter_context(model.disabled() if start is None else nullcontext())
+                return model.hidden(single(torch.tensor(ids)))
             with model.disabled():
                 prompt = stack.enter_context(model.on_trunk(single(torch.tensor(ids[:start]))))
             return torch.cat([prompt.hidden, model.hidden(behind(torch.tensor(ids[start:]), start), prompt)])

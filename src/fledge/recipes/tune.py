@@ -18,6 +18,7 @@ from torch import nn
 import fledge
 from fledge.config import Config
 from fledge.data.template import ChatTemplate
+from fledge.data.tree import Places
 from fledge.errors import ConfigError, RunError
 from fledge.model.adapter import save_adapter
 from fledge.model.causal import CausalModel
@@ -30,7 +31,7 @@ from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import GgufWeights, Weights, open_weights
 from fledge.objective import OBJECTIVES
 from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
-from fledge.recipes.once import check_options, remember, remembered_bytes
+from fledge.recipes.once import check_options, places_of, remember, remembered_bytes
 from fledge.recipes.prepare import Lesson, read_project, teach
 from fledge.recipes.report import write_report
 from fledge.training import checkpoint
@@ -67,6 +68,7 @@ class Setup:
     threads: int
     plain: str
     plan: MemoryPlan
+    places: Places | None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -104,7 +106,8 @@ def prepare(project: Path, config: Config, *, threads: int | None = None, say: C
     num_params = sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names())
     plain = plain_reason(weights, dora=config.train.dora)
     check_options(config.train, weights, plain=plain)
-    held = remembered_bytes(config.train, lesson.examples, weights.shape, dtype=machine.dtype, plain=plain)
+    places = places_of(config.train, lesson.examples, plain=plain)
+    held = remembered_bytes(config.train, places, weights.shape, dtype=machine.dtype)
     means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain))
     resolved, choices, plan = resolve(config, examples=lesson.examples, means=means)
     notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: the answers and the token that ends them"]
@@ -124,6 +127,7 @@ def prepare(project: Path, config: Config, *, threads: int | None = None, say: C
         threads=torch.get_num_threads(),
         plain=plain,
         plan=plan,
+        places=places,
         notes=(*notes, *map(str, choices)),
     )
 
@@ -229,7 +233,7 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
             ),
         )
         objective = OBJECTIVES[setup.config.objective]
-        memory = remember(model, train, setup.lesson.examples)
+        memory = remember(model, train, setup.places, listener.say)
         steps = stream(setup, first_step=first_step, memory=memory)
         with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
             fit(model, steps, objective, optimizer, plan, [log, listener.step])
@@ -261,7 +265,7 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
     eval_loss = None
     if held_out:
         # Held-out rows have prompts of their own to remember; lower layers are computed with the rest here.
-        memory = remember(model, train, held_out) if train.after_prompt else None
+        memory = remember(model, train, places_of(train, held_out)) if train.after_prompt else None
         size = train.tokens_per_piece
         eval_loss = mean_loss(model, held_out, tokens_per_piece=size, trunk=model.has_trunks, memory=memory)
     totals = _totals(run)

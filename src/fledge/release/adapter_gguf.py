@@ -17,7 +17,7 @@ from fledge.project import sha256_of
 from fledge.release.gguf import Tensor, Written, write_file
 from fledge.release.metadata import Value, gguf_name
 from fledge.release.quantize import FILE_TYPES, bits_per_weight, file_type, quantize
-from fledge.runtime.llama import INVOCATION_KEY
+from fledge.runtime import invocation
 
 
 def write_adapter_gguf(out: Path, adapter: Adapter, weights: Weights, kind: str = "f16") -> Written:
@@ -49,7 +49,7 @@ def write_adapter_gguf(out: Path, adapter: Adapter, weights: Weights, kind: str 
     }
     if adapter.invocation_tokens:
         ids = list(adapter.invocation_tokens)
-        metadata[INVOCATION_KEY] = Value(ids, GGUFValueType.ARRAY, number)
+        metadata[invocation.KEY] = Value(ids, GGUFValueType.ARRAY, number)
     tensors = []
     for name, (a, b) in adapter.pairs().items():
         weight = weights.weights[name]

@@ -29,7 +29,7 @@ def merged_reader(weights: Weights, adapter: Adapter | None) -> Callable[[str], 
         raise ExportError(
             "export.unknown_type",
             "an adapter that acts only after the prompt cannot be merged: weights act everywhere.",
-            remedy="Export it as an adapter on top of its base: fledge export RUN --adapter --quant none.",
+            remedy="Export it as an adapter on top of its base: fledge export RUN.",
         )
     check_fits(adapter, weights)
     return lambda name: adapter.merge(name, weights.read(name))

@@ -21,14 +21,13 @@ import httpx
 
 from fledge.errors import EngineError, ModelError
 from fledge.records import FinishReason, Message, Reply
+from fledge.runtime import invocation
 from fledge.runtime.gguf_check import read_header
 from fledge.runtime.process import WorkerProcess
 from fledge.runtime.stops import StopScanner
 from fledge.runtime.threads import usable_cores
 
 GGUF_MAGIC = b"GGUF"
-# under which an adapter file holds the tokens from which on it acts
-INVOCATION_KEY = "adapter.alora.invocation_tokens"
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -103,7 +102,7 @@ class Llama:
             require_gguf(adapter, code="model.bad_adapter")
         # llama.cpp switches such an adapter off while it reads a prompt, and then on again for one of those it reads
         # together: the others would be answered without it.
-        alone = adapter is not None and INVOCATION_KEY in read_header(adapter).kv
+        alone = adapter is not None and invocation.KEY in read_header(adapter).kv
         self.parallel = parallel = 1 if alone else parallel
         self._reuse_prompt = reuse_prompt
         api_key = secrets.token_urlsafe()

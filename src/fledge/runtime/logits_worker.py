@@ -25,6 +25,7 @@ from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void
 from pathlib import Path
 from typing import Any
 
+from fledge.runtime.invocation import begins_at
 from fledge.runtime.worker import claim_stdout
 
 CONTEXT_MULTIPLE = 256  # llama.cpp rounds n_ctx up to this
@@ -122,7 +123,8 @@ class Scorer:
         """Yield the logits after each of the ascending `positions`, V float32 each."""
         wanted = set(positions)
         self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
-        begin = self._begin(ids)
+        begin = begins_at(ids, self.invocation)
+        begin = len(ids) if begin is None else begin
         cuts = sorted({*range(0, len(ids), BATCH_TOKENS), begin} - {len(ids)})
         for start, end in itertools.pairwise([*cuts, len(ids)]):
             if self.invocation and start in (0, begin):
@@ -166,14 +168,6 @@ class Scorer:
         adapters, count = (c_void_p * 1)(self.adapter), 1 if on else 0
         if self.llama.llama_set_adapters_lora(self.context, adapters, count, (c_float * 1)(1.0)):
             raise RuntimeError("the adapter could not be applied")
-
-    def _begin(self, ids: list[int]) -> int:
-        """Return from which token on the adapter acts: where the invocation stands for the last time."""
-        if not self.invocation:
-            return 0
-        length = len(self.invocation)
-        starts = range(len(ids) - length, -1, -1)
-        return next((i for i in starts if ids[i : i + length] == self.invocation), len(ids))
 
 
 def main() -> None:

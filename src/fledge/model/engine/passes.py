@@ -55,7 +55,8 @@ class Engine(CausalModel):
         self.shape, self.dtype = decoder.shape, decoder.dtype
         self.sites: Sites | None = None
         self.recompute = recompute
-        self.path = f"fast path: kernels in {kernels.name} ({kernels.reason})"
+        how = kernels.reason if kernels.name == "compiled" else f"in {kernels.name}: {kernels.reason}"
+        self.path = f"fast path, kernels {how}"
         self._training = self._disabled = False
         self._free: dict[str, list[Workspace]] = {"trunk": [], "piece": []}
         self._forward_only: Workspace | None = None

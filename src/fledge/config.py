@@ -276,7 +276,8 @@ def _complaint(knob: tuple[str, ...], item: Any, where: str) -> tuple[str, str]:
         guess = _guess(dotted) or f". Known: {', '.join(_siblings(dotted))}."
         return where, f"'{dotted}' is not a knob{guess}"
     meaning = dict(knobs()).get(dotted, "a group of keys")
-    return where, f"{dotted} is {item['input']!r}: {item['msg'].lower()} ({meaning})."
+    said = item["msg"].lower().removeprefix("value error, ")
+    return where, f"{dotted} is {item['input']!r}: {said} ({meaning})."
 
 
 def _guess(dotted: str) -> str:

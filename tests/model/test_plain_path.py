@@ -186,3 +186,17 @@ def test_flex_attention_sees_what_the_nodes_see(window: int | None) -> None:
         torch.nn.Identity(), q, k, v, None, tree=single(tree.ids_N), scaling=0.3, sliding_window=window
     )
     assert (wrong - expected).abs().max() > 0.01
+
+
+def test_a_real_model_in_bfloat16_shares_prefixes_and_a_fault_in_it_is_found(
+    starter_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = open_weights(starter_gguf)
+    assert "shared prefixes once" in load_model(weights, dtype=torch.bfloat16, plain="a test wants it").path
+    right = attention.tree_attention
+
+    def wrong(*arguments: Any, scaling: float, **options: Any) -> Any:
+        return right(*arguments, scaling=0.9 * scaling, **options)
+
+    monkeypatch.setattr(attention, "tree_attention", wrong)
+    assert "row by row" in load_model(weights, dtype=torch.bfloat16, plain="a test wants it").path

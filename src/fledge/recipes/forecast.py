@@ -79,7 +79,7 @@ def _checks(setup: Setup, num_layers: int, loss: float, without: list[str]) -> l
 
 
 def _path(model: CausalModel) -> dict[str, Any]:
-    return _check("computed on the", True, model.path)
+    return _check("computed by", True, model.path)
 
 
 def _check(what: str, ok: bool, found: str) -> dict[str, Any]:

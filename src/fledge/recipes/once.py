@@ -26,16 +26,19 @@ def check_options(train: TrainConfig, weights: Weights, *, plain: str) -> None:
     if unknown:
         hint = nearest(unknown[0], ALL_LINEAR) or f". There are: {', '.join(ALL_LINEAR)}."
         raise ConfigError("config.bad_value", f"no linear layer is called '{unknown[0]}'{hint}", where="train.targets")
+    remedy = "Leave one of them out."
     if train.top_layers is not None and train.top_layers > shape.num_layers:
         problem = f"train.top_layers is {train.top_layers}; the model has {shape.num_layers} layers."
+        remedy = "Give fewer, or leave it out for all."
     elif train.top_layers is not None and train.after_prompt:
         problem = "train.top_layers and train.after_prompt exclude each other."
     elif train.after_prompt and plain:
         problem = f"train.after_prompt needs the fast path, and {plain}."
     elif train.dora and isinstance(weights, GgufWeights) and shape.architecture != "llama":
         problem = f"train.dora takes the plain path, which builds no '{shape.architecture}' model from a GGUF file."
+        remedy = "Leave it out, or train on the model's Hugging Face folder."
     if problem:
-        raise ConfigError("config.bad_value", problem, where="train", remedy="Leave one of them out.")
+        raise ConfigError("config.bad_value", problem, where="train", remedy=remedy)
 
 
 def places_of(train: TrainConfig, examples: Sequence[Example], *, plain: str = "") -> Places | None:

@@ -137,7 +137,7 @@ PROVOKED = {
     "data.empty": ("", "data show data/train.csv"),
     "data.bad_row": ("", "data show data/train.jsonl"),
     "data.unknown_format": ("", "data show data/fragen.csv"),
-    "data.bad_encoding": ("", "data show data/old.csv"),
+    "data.bad_encoding": ("\ndata: {encoding: utf-8}", "data show data/old.csv -C my-model"),
     "model.unknown": ("", "models info smollm-135m"),
     "model.broken_file": ("", "chat tiny.gguf"),
 }
@@ -147,7 +147,7 @@ FILES = {
     "my-model/data/train.jsonl": TURN.encode(),
     "data/train.jsonl": (TURN * 16 + UNANSWERED).encode(),
     "data/train.csv": b"question,answer\n",
-    "data/fragen.csv": b"Frage,Antwort\na,b\n",
+    "data/fragen.csv": b"Begriff,Bedeutung\na,b\n",
     "data/old.csv": b"question,answer\n" + b"a,b\n" * 7 + b"a,\xe4\n",
     "tiny.gguf": b"tiny",
 }

@@ -33,19 +33,23 @@ FRONT_DOOR = ("fledge", "fledge.api")
 ALONE = {"objective", "records", "errors"}
 # Third-party library: the rooms and modules that may import it.
 DOORS = {
+    "charset_normalizer": ("data.readers.opening",),
     "gguf": ("model", "release"),
     "httpx": ("runtime.llama", "model.download"),
-    "jinja2": ("data.template",),
+    "jinja2": ("data.chat_jinja",),
     "numpy": ("data.tree", "runtime", "model", "training.batch", "evaluation", "release"),
+    "openpyxl": ("data.readers.books",),
+    "pyarrow": ("data.readers.books",),
     "pydantic": ("config",),
+    "pypdf": ("data.readers.documents",),
     "rich": ("cli",),
     "safetensors": ("model", "training"),
-    "tokenizers": ("data.tokenizer",),
+    "tokenizers": ("data.tokenizer", "data.vocabularies"),
     "torch": ("model", "objective", "training", "recipes"),
     "transformers": ("model.load",),
     "typer": ("cli",),
     "xllamacpp": ("runtime.worker", "runtime.logits_worker", "release.quantize"),
-    "yaml": ("config", "recipes", "cli"),
+    "yaml": ("config", "data.readers.books", "recipes", "cli"),
 }
 IMPORTERS = ("find_spec", "import_module", "__import__")
 

@@ -40,7 +40,9 @@ class DataConfig(_Section):
     train: str | list[str] = Field("data/train.jsonl", description="rows to learn from: a path or a list of paths")
     eval: str = Field("auto", description="held-out rows: a path, 'auto' (a share of train by group) or 'none'")
     system: str | None = Field(None, description="system prompt put before every row that has none")
-    format: str = Field("auto", description="row form: auto, messages, prompt_completion or question_answer")
+    format: str = Field("auto", description="row form: auto, or one that `fledge data check` names")
+    encoding: str = Field("auto", description="of text files: auto, or a name such as utf-8, cp1252, utf-16")
+    me: str | None = Field(None, description="whose messages are taught where the rows are chats between people")
     columns: dict[str, str] = Field(default_factory=dict, description="renames: {question: 'Frage', answer: 'Antwort'}")
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 _NO_COLUMNS: Mapping[str, float] = MappingProxyType({})
 
 
@@ -21,19 +21,41 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A function that the assistant asks for. `arguments` is JSON, as it is said."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+@dataclass(frozen=True)
 class Message:
+    """One turn. `thinking` is what the assistant reasons before it answers; `name` says which tool a result is from.
+
+    taught: False for an assistant turn that is only read, whatever is asked for.
+    """
+
     role: Role
     content: str
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    name: str = ""
+    taught: bool = True
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in order. `answer` is what a scorer must find in the last reply; `group` ties rows about one thing."""
+    """Messages in order. `answer` is what a scorer must find in the last reply; `group` ties rows about one thing.
+
+    tools: the functions that the assistant may call, as a JSON list; "" for none.
+    """
 
     messages: tuple[Message, ...]
     origin: str
     answer: str | None = None
     group: str | None = None
+    tools: str = ""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -44,6 +66,53 @@ class Conversation:
     def reply(self) -> str:
         """The last assistant message, or "" when the conversation ends with somebody else."""
         return self.messages[-1].content if self.messages[-1].role == "assistant" else ""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A prompt with two continuations, of which `chosen` is the better."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    origin: str
+    group: str | None = None
+    tools: str = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A conversation whose last answer somebody found good or bad."""
+
+    messages: tuple[Message, ...]
+    good: bool
+    origin: str
+    group: str | None = None
+    tools: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prompt whose answer can be checked against `answer`; "" where a reward function has to know by itself."""
+
+    prompt: tuple[Message, ...]
+    answer: str
+    origin: str
+    group: str | None = None
+    tools: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text to be learnt as it stands: a document or a part of one."""
+
+    text: str
+    origin: str
+    title: str = ""
+    group: str | None = None
+
+
+Record = Conversation | Preference | Judged | Problem | Text
 
 
 @dataclass(frozen=True)

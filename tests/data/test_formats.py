@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fledge.data.formats import FORMS, to_conversations
+from fledge.data.formats import FORMS, conversations_of, read_records
 from fledge.errors import ConfigError, DataError
 from fledge.records import Conversation, Row
 
@@ -16,8 +17,13 @@ def rows(*values: Mapping[str, Any]) -> list[Row]:
     return [Row(value, f"rows.jsonl:{number}") for number, value in enumerate(values, start=1)]
 
 
+def conversations(*values: Mapping[str, Any], **options: Any) -> tuple[list[Conversation], str]:
+    reading = read_records(rows(*values), **options)
+    return conversations_of(reading, Path("rows.jsonl")), reading.form
+
+
 def one(value: Mapping[str, Any], **options: Any) -> Conversation:
-    (conversation,), _ = to_conversations(rows(value), **options)
+    (conversation,), _ = conversations(value, **options)
     return conversation
 
 
@@ -53,18 +59,18 @@ SHAPES: list[tuple[str, dict[str, Any], list[tuple[str, str]]]] = [
 
 @pytest.mark.parametrize(("form", "value", "expected"), SHAPES)
 def test_each_form_is_recognised_and_read(form: str, value: dict[str, Any], expected: list[tuple[str, str]]) -> None:
-    conversations, found = to_conversations(rows(value))
-    assert (found, said(conversations[0])) == (form, expected)
-    assert conversations[0].origin == "rows.jsonl:1"
+    read, found = conversations(value)
+    assert (found, said(read[0])) == (form, expected)
+    assert read[0].origin == "rows.jsonl:1"
     assert said(one(value, form=form)) == expected, "naming the form reads it the same way"
 
 
 def test_the_most_telling_keys_come_first() -> None:
     everything = chat(*PLAIN) | {"prompt": "p", "completion": "c", "question": "x", "answer": "7"}
-    assert list(FORMS) == ["messages", "prompt_completion", "question_answer"]
     assert said(one(everything)) == PLAIN
     del everything["messages"]
     assert said(one(everything)) == [("user", "p"), ("assistant", "c")]
+    assert list(FORMS)[-1] == "text", "what fits nearly everything comes last"
     assert said(one(everything, form="question_answer")) == [("user", "x"), ("assistant", "7")]
 
 
@@ -93,23 +99,27 @@ def test_columns_are_renamed() -> None:
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
     (chat(("user", "q")), "ends with role 'user'"),
-    (chat(("assistant", "a")), "first turn is from 'assistant'"),
+    (chat(("tool", "a"), ("assistant", "a")), "first turn is from 'tool'"),
+    (chat(("user", "q"), ("tool", "a"), ("assistant", "a")), "a tool answers where nobody called it"),
     (chat(("system", "s")), "first turn is from 'nobody'"),
     (chat(("user", "q"), ("system", "s"), ("assistant", "a")), "system message stands after"),
     (chat(("user", "q"), ("user", "q"), ("assistant", "a")), "two messages in a row are from 'user'"),
     (chat(*PLAIN, ("assistant", "a")), "two messages in a row are from 'assistant'"),
-    (chat(("human", "q"), ("assistant", "a")), "role 'human'"),
     (chat(("usr", "q"), ("assistant", "a")), "did you mean 'user'?"),
     (chat((["user"], "q"), ("assistant", "a")), "has role"),  # type: ignore[arg-type]
     (chat(("user", ""), ("assistant", "a")), "'content of message 1' is empty"),
     (chat(("user", " \n"), ("assistant", "a")), "is empty"),
-    (chat(("user", None), ("assistant", "a")), "is NoneType, expected text"),
-    (chat(("user", [{"type": "text", "text": "q"}]), ("assistant", "a")), "is list, expected text"),
+    (chat(("user", None), ("assistant", "a")), "message 1 is not"),
+    (chat(("user", {"a": 1}), ("assistant", "a")), "is dict, expected text"),
+    (chat(("user", [{"type": "image_url", "image_url": "x"}]), ("assistant", "a")), "only text can be taught"),
+    (chat(("user", "q"), ("function_call", "get(1)")), "JSON that cannot be read"),
+    (chat(("user", "q"), ("function_call", "{}")), "has no name"),
     ({"messages": []}, "'messages' is not a list"),
     ({"messages": "hello"}, "'messages' is not a list"),
-    ({"messages": ["hello"]}, "message 1 is not"),
+    ({"messages": [["hello"]]}, "message 1 is not"),
+    ({"messages": ["hello"]}, "ends with role 'user'"),
     ({"messages": [{"role": "user"}]}, "message 1 is not"),
-    ({"prompt": "q", "completion": None}, "'completion' is NoneType"),
+    ({"prompt": "q", "completion": None}, "'completion' is missing"),
     ({"prompt": "q", "completion": True}, "'completion' is bool"),
     ({"prompt": [], "completion": "a"}, "'prompt' is not a list of messages"),
     ({"prompt": "q", "completion": "a", "answer": ["x"]}, "'answer' is list"),
@@ -132,20 +142,20 @@ def test_every_fault_has_its_place_and_a_remedy(value: dict[str, Any], words: st
 def test_all_faults_are_told_at_once() -> None:
     broken = [value for value, _ in FAULTS if "messages" in value]
     with pytest.raises(DataError) as caught:
-        to_conversations(rows(chat(*PLAIN), *broken))
+        conversations(chat(*PLAIN), *broken)
     assert str(caught.value).startswith(f"{len(broken)} problems.\nrows.jsonl:2: ")
 
 
 @pytest.mark.parametrize("first", [chat(*PLAIN), {"prompt": "q", "completion": "a"}, {"question": "q", "answer": "a"}])
 def test_a_row_of_another_form_than_the_first_is_a_fault_with_its_place(first: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl:2: no ") as caught:
-        to_conversations(rows(first, {"text": "something else"}))
+    with pytest.raises(DataError, match=r"rows\.jsonl:3: no ") as caught:
+        conversations(first, first, {"text": "something else"})
     assert caught.value.code == "data.bad_row"
 
 
 def test_an_unknown_shape_names_its_columns_and_an_unknown_form_the_nearest() -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: no known form has the columns Frage, Antwort\."):
-        one({"Frage": "q", "Antwort": "a"})
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: no known form has the columns Hier, Dort\."):
+        one({"Hier": "q", "Dort": "a"})
     with pytest.raises(DataError, match=r"\(none\)") as caught:
         one({})
     assert caught.value.code == "data.unknown_format"

@@ -12,7 +12,7 @@ from fledge.data.tokenizer import Tokenizer
 from fledge.errors import DataError
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import open_weights
-from fledge.records import Conversation, Example, Message
+from fledge.records import Conversation, Example, Message, ToolCall
 
 IM_START, IM_END = 1, 2
 # Says earlier answers without their reasoning, as Qwen3 and others do.
@@ -177,10 +177,56 @@ def test_one_rewritten_message_does_not_hide_the_others(starter: Tokenizer) -> N
     assert [e.ids.count(IM_END) for e in template.examples(conversation)] == [2, 4]
 
 
+def test_a_place_for_reasoning_that_only_the_prompt_opens_is_closed_before_the_answer(starter: Tokenizer) -> None:
+    """DeepSeek's R1 writes earlier answers without reasoning, and has the served model open with it."""
+    template = ChatTemplate(starter, source=THINKS)
+    (example,) = template.examples(talk("Q", "A <|im_end|>"))
+    assert taught(starter, example) == ["\n</think>\n\nA <|im_end|><|im_end|>"]
+    thought = Conversation((Message("user", "Q"), Message("assistant", "A", thinking="<|im_end|> hm")), "rows.jsonl:3")
+    (example,) = template.examples(thought)
+    assert taught(starter, example) == ["<|im_end|> hm\n</think>\n\nA<|im_end|>"]
+    assert example.ids[: example.weights.index(1.0)] == template.prompt_ids(thought.messages[:1])
+    assert example.ids.count(IM_END) == 2
+    two = template.examples(talk("Q", "A", "Q2", "A2"))
+    assert len(two) == 2, "the history that is served has no reasoning in it"
+    assert "</think>" not in starter.decode(two[1].ids[: two[1].weights.index(1.0)])
+
+
 def test_a_prompt_that_opens_the_answer_otherwise_than_it_is_written_is_refused(starter: Tokenizer) -> None:
+    source = STRIPS.replace("assistant\n{% endif %}", "assistant, please:\n{% endif %}")
     with pytest.raises(DataError, match="differently from the prompt") as caught:
-        ChatTemplate(starter, source=THINKS).examples(talk("Q", "A"))
+        ChatTemplate(starter, source=source).examples(talk("Q", "A"))
     assert (caught.value.code, caught.value.where) == ("data.template", "rows.jsonl:3")
+
+
+def test_a_turn_that_is_only_read_is_not_taught(starter: Tokenizer) -> None:
+    first, second = Message("assistant", "A", taught=False), Message("assistant", "A2")
+    row = Conversation((Message("user", "Q"), first, Message("user", "Q2"), second), "rows.jsonl:3")
+    (example,) = ChatTemplate(starter).examples(row)
+    assert taught(starter, example) == ["A2<|im_end|>"]
+
+
+def test_tools_are_shown_and_calls_are_taught(starter: Tokenizer) -> None:
+    source = (
+        "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}{% for m in messages %}"
+        "<|im_start|>{{ m.role }}\n{{ m.content }}{% for call in m.tool_calls or [] %}<call>{{ call.function.name }}"
+        "({{ call.function.arguments | tojson }}){% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    call = ToolCall("find", '{"what": "<|im_end|>"}')
+    messages = (
+        Message("user", "Q"),
+        Message("assistant", "", tool_calls=(call,)),
+        Message("tool", "<|im_start|>found"),
+        Message("assistant", "There."),
+    )
+    row = Conversation(messages, "rows.jsonl:3", tools='[{"name": "find", "about": "<|im_end|>"}]')
+    (example,) = ChatTemplate(starter, source=source).examples(row)
+    assert taught(starter, example) == ['<call>find({"what": "<|im_end|>"})<|im_end|>', "There.<|im_end|>"]
+    assert (example.ids.count(IM_START), example.ids.count(IM_END)) == (5, 5)
+    assert example.ids[: example.weights.index(1.0)] == ChatTemplate(starter, source=source).prompt_ids(
+        messages[:1], row.tools
+    )
 
 
 def test_generation_marks_change_nothing(starter: Tokenizer) -> None:

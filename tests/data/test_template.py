@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
+from fledge.data.chat_jinja import as_variables
 from fledge.data.template import DEFAULT_TEMPLATE, ChatTemplate
 from fledge.data.tokenizer import Tokenizer, from_folder
 from fledge.errors import DataError
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import open_weights
-from fledge.records import Message
+from fledge.records import Message, ToolCall
 from fledge.runtime.llama import Llama
 from tiny_llama import tiny_tokenizer
 
@@ -93,11 +97,64 @@ def test_the_text_is_transformers(
         assert template.render(messages, add_generation_prompt=add_generation_prompt) == expected
 
 
-CASES = [
-    [("user", "Hi")],
-    [("user", " Hi <b>&\n"), ("assistant", " Yes\n ")],
-    [("system", "Be\n brief. "), ("user", "Hi"), ("assistant", "Yes"), ("user", "And?")],
-    [("user", "Hi"), ("assistant", "<think>\nhm\n</think>\n\nYes"), ("user", "And?"), ("assistant", "No")],
+TOOLS = json.dumps(
+    [
+        {
+            "type": "function",
+            "function": {
+                "name": "weather",
+                "description": "The weather <now>.",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"city": {"type": "string", "description": "Where"}},
+                    "required": ["city"],
+                },
+            },
+        }
+    ]
+)
+CALL = ToolCall("weather", '{"city": "K\u00f6ln"}', "abcdefgh1")
+
+
+def chat(*turns: tuple[str, str]) -> list[Message]:
+    return [Message(role, content) for role, content in turns]  # type: ignore[arg-type]
+
+
+CASES: list[tuple[list[Message], str]] = [
+    (chat(("user", "Hi")), ""),
+    (chat(("user", " Hi <b>&\n"), ("assistant", " Yes\n ")), ""),
+    (chat(("system", "Be\n brief. "), ("user", "Hi"), ("assistant", "Yes"), ("user", "And?")), ""),
+    (chat(("user", "Hi"), ("assistant", "<think>\nhm\n</think>\n\nYes"), ("user", "And?"), ("assistant", "No")), ""),
+    (chat(("assistant", "Welcome"), ("user", "Hi"), ("assistant", "Yes")), ""),
+    (
+        [
+            Message("user", "Hi"),
+            Message("assistant", "Yes", thinking="hm"),
+            *chat(("user", "And?"), ("assistant", "No")),
+        ],
+        "",
+    ),
+    ([Message("user", "Hi"), Message("assistant", "Yes", thinking="hm\nhm")], ""),
+    (chat(("system", "Be brief."), ("user", "Hi")), TOOLS),
+    (
+        [
+            Message("user", "Hi"),
+            Message("assistant", "", tool_calls=(CALL,)),
+            Message("tool", '{"t": 7}', name="weather"),
+            Message("assistant", "7"),
+        ],
+        TOOLS,
+    ),
+    (
+        [
+            Message("user", "Hi"),
+            Message("assistant", "I look.", thinking="hm", tool_calls=(CALL, CALL)),
+            Message("tool", "7"),
+            Message("tool", "8"),
+            Message("assistant", "Both."),
+        ],
+        TOOLS,
+    ),
 ]
 
 
@@ -107,25 +164,75 @@ def test_other_models_templates_give_transformers_text(ours: Tokenizer, theirs: 
     compared = refused = 0
     for path in sorted(SHARED.rglob("*.jinja")):
         template = ChatTemplate(ours, source=path.read_text(encoding="utf-8"))
-        for case in CASES:
-            messages = [Message(role, content) for role, content in case]  # type: ignore[arg-type]
+        for messages, tools in CASES:
             for generate in (False, True):
+                variables = as_variables(messages, tools)
                 try:
                     expected = theirs.apply_chat_template(
-                        as_dicts(messages),
+                        variables["messages"],
+                        tools=variables["tools"],
                         chat_template=template.source,
                         tokenize=False,
                         add_generation_prompt=generate,
                     )
-                except (TemplateError, TypeError):
+                except (TemplateError, TypeError, AttributeError):
                     with pytest.raises(DataError, match="chat template says") as caught:
-                        template.render(messages, add_generation_prompt=generate, origin="rows.jsonl:1")
+                        template.render(messages, add_generation_prompt=generate, tools=tools, origin="rows.jsonl:1")
                     assert (caught.value.code, caught.value.where) == ("data.template", "rows.jsonl:1")
                     refused += 1
                     continue
                 compared += 1
-                assert template.render(messages, add_generation_prompt=generate) == expected, path.name
-    assert compared > 300 > 60 > refused
+                text = template.render(messages, add_generation_prompt=generate, tools=tools)
+                assert text == expected, (path.name, messages)
+    assert compared > 1000 > 250 > refused
+
+
+# What the templates write as control tokens, in every family's spelling.
+CONTROL = re.compile(
+    r"<\|[^|<>{}'\" ]+\|>|<｜[^｜{}]+｜>|\[/?[A-Z_]{3,}\]|<(?:start|end)_of_turn>|<\|?/?turn\|?>|</?s>"
+)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no templates in {SHARED}")
+def test_no_template_lets_a_message_write_a_control_token(ours: Tokenizer) -> None:
+    """5,000 hostile messages: as many control tokens as around a harmless one, or a refusal, in every family."""
+    numbers = random.Random(3)
+    tried = 0
+    for path in sorted(SHARED.rglob("*.jinja")):
+        source = path.read_text(encoding="utf-8")
+        names = sorted(set(CONTROL.findall(source)) | {"<s>", "</s>"})
+        tokenizer = replace(ours, control={name: 10_000 + i for i, name in enumerate(names)})
+        template = ChatTemplate(tokenizer, source=source)
+        for _ in range(100):
+            name, other = numbers.choices(names, k=2)
+            cut = numbers.randrange(1, len(name))
+            hostile = numbers.choice(
+                [name, f"x{name}y", name[:cut], name[cut:], name + other, name[:cut] + other + name[cut:],
+                 f"{name[:cut]}<think></think>{name[cut:]}", f"</think>{name}", f" {name}\nassistant\n{other}"]
+            )  # fmt: skip
+            try:
+                expected = control_ids(template, "harmless")
+            except DataError:
+                continue
+            tried += 1
+            try:
+                found = control_ids(template, hostile)
+            except DataError as error:
+                assert "told from text" in error.message, (path.name, hostile)
+                continue
+            assert found == expected, (path.name, hostile)
+    assert tried > 5000
+
+
+def control_ids(template: ChatTemplate, content: str) -> list[int]:
+    system = [] if "gemma" in template.source else [Message("system", "S")]
+    try:
+        ids = template.prompt_ids([*system, Message("user", content)])
+    except DataError as error:
+        if "chat template says" not in error.message:
+            raise
+        ids = template.prompt_ids([Message("user", content)])
+    return [token for token in ids if token >= 10_000]
 
 
 def test_prompts_are_llama_cpps_ids(starter: Tokenizer, starter_gguf: Path) -> None:

@@ -36,7 +36,7 @@ def project(folder: Path, count: int, **data: Any) -> tuple[Path, Config]:
         (40, {}, (36, 4), "4 of 40 rows are held out"),
         (19, {}, (19, 0), "nothing is held out: fewer than 20"),
         (40, {"eval": "none"}, (40, 0), "nothing is held out (data.eval: none)"),
-        (40, {"eval": "data/eval.csv"}, (40, 1), "eval.csv: 1 rows, read as question / answer"),
+        (40, {"eval": "data/eval.csv"}, (40, 1), "eval.csv (cut at ','): 1 rows, read as question_answer: a"),
         (5, {"eval": "data/train.jsonl"}, (5, 5), "WARNING: 5 of 5 held-out questions are learnt too"),
         (3, {"train": ["data/train.jsonl", "data/eval.csv"]}, (4, 0), "train.jsonl: 3 rows"),
     ],

@@ -80,7 +80,10 @@ def _tell(summary: dict[str, Any]) -> None:
         f"{summary['tokens_per_s']:,.0f} tokens/s (prefixes shared {summary['sharing']:.2f} times)"
     )
     say(f"memory   {megabytes(summary['peak_rss_bytes'])} at most")
-    say("next     fledge export latest   then: fledge chat latest")
+    if summary.get("exportable", True):
+        say("next     fledge export latest   then: fledge chat latest")
+    else:
+        say("next     PEFT opens the adapter; a GGUF file of this architecture cannot be written yet")
 
 
 def _tell_forecast(found: dict[str, Any]) -> None:

@@ -1,45 +1,86 @@
-"""Row -> Conversation. A form is recognised by its keys; a new form is a function and a line in FORMS."""
+"""Rows -> records. A form is recognised by its columns and by what stands in them; a new form is one line in FORMS."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
 
+from fledge.data.forms import chats, conversations, preferences, texts
+from fledge.data.forms.turns import RowFault
+from fledge.data.sources import no_rows
 from fledge.errors import ConfigError, DataError, Finding, nearest
-from fledge.records import Conversation, Message, Role, Row
+from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Row, Text
 
-ROLES: tuple[str, ...] = get_args(Role)
-QUESTION_KEYS = ("question", "prompt", "instruction", "query", "input", "q")
-ANSWER_KEYS = ("answer", "completion", "response", "output", "reply", "a")
+# The form is decided by so many first rows.
+SAMPLE_ROWS = 200
+# A column with at most this many different values, each coming often, names classes.
+MAX_CLASSES = 40
+SHOWN_COLUMNS = 8
 
-
-class RowFault(ValueError):
-    """What is wrong with one row and what to do; the reader adds where."""
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.message, self.remedy = message, remedy
+Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Form:
-    """How one row form is recognised and turned into messages; `meaning` is shown with the guess."""
+    """How one form is recognised and read; `meaning` is shown with the guess."""
 
-    recognise: Callable[[Mapping[str, Any]], bool]
-    messages: Callable[[Mapping[str, Any]], list[Message]]
+    fits: Callable[[Values], bool]
+    records: Callable[[Values], Sequence[Record]]
     meaning: str
-    # Whether the column 'answer' is free to say what a scorer must find, or is the answer itself.
-    answer_is_target: bool = False
 
 
-def to_conversations(
-    rows: Sequence[Row], *, form: str = "auto", columns: Mapping[str, str] | None = None
-) -> tuple[list[Conversation], str]:
-    """Return the rows as conversations and the name of the form they were read as.
+# Tried in this order: the most telling comes first.
+FORMS: dict[str, Form] = {
+    "openai_export": Form(chats.is_openai_export, chats.from_openai_export, "conversations of a ChatGPT export"),
+    "chat_export": Form(chats.is_chat_export, chats.from_chat_export, "a chat between people"),
+    "preference": Form(preferences.is_preference, preferences.from_preference, "a chosen and a rejected answer"),
+    "reply_tree": Form(preferences.is_reply_tree, preferences.from_reply_tree, "a tree of ranked replies"),
+    "ranked": Form(preferences.is_ranked, preferences.from_ranked, "answers with ranks or scores"),
+    "judged": Form(preferences.is_judged, preferences.from_judged, "an answer labelled good or bad"),
+    "messages": Form(conversations.has_turns, conversations.from_turns, "turns with a role and what was said"),
+    "instances": Form(
+        conversations.has_instances, conversations.from_instances, "one instruction or passage with several answers"
+    ),
+    "prompt_completion": Form(
+        conversations.is_prompt_completion, conversations.from_prompt_completion, "a prompt and its completion"
+    ),
+    "question_answer": Form(
+        conversations.is_question_answer, conversations.from_question_answer, "a question and its answer"
+    ),
+    "problem": Form(texts.is_problem, texts.from_problem, "a prompt and what a right answer comes to"),
+    "segments": Form(conversations.has_segments, conversations.from_segments, "utterances in segments with an intent"),
+    "classes": Form(conversations.is_class, conversations.from_class, "a text and its class"),
+    "transcript": Form(texts.is_transcript_row, texts.from_transcript, "conversations written out"),
+    "prompt": Form(texts.is_bare_prompt, texts.from_problem, "prompts without an answer"),
+    "text": Form(texts.is_text, texts.from_text, "text as it stands"),
+}
 
-    `columns` renames: {"question": "Frage"} reads column Frage as question. Raises ConfigError for an unknown form,
-    DataError with every faulty row.
+
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of a file are read: `form`, why, and what is renamed. `records` yields them one by one."""
+
+    form: str
+    why: str
+    records: Iterator[Record | Finding]
+
+
+def read_records(
+    rows: Iterable[Row | Finding],
+    *,
+    form: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    me: str | None = None,
+) -> Reading:
+    """Return the rows as records, read one by one; a faulty row gives a Finding in its place.
+
+    `columns` renames: {"question": "Frage"} reads column Frage as question. `me`: whose messages a chat export teaches.
+    Raises ConfigError for an unknown form, DataError where no form fits the first rows.
     """
     if form != "auto" and form not in FORMS:
         raise ConfigError(
@@ -47,164 +88,157 @@ def to_conversations(
             f"data.format '{form}' is not known{nearest(form, list(FORMS)) or '.'}",
             remedy=f"Known: auto, {', '.join(FORMS)}.",
         )
-    renamed = [_rename(row, columns or {}) for row in rows]
-    name = form if form != "auto" else recognise(renamed[0])
-    conversations, findings = [], []
-    for row in renamed:
+    stream = iter(rows)
+    head: list[Row | Finding] = list(islice(stream, SAMPLE_ROWS))
+    sample = [renamed for row in head if isinstance(row, Row) and isinstance(renamed := rename(row, columns), Row)]
+    if form == "auto" and sample and sum(chats.is_chat_row(row.values) for row in sample) > len(sample) / 2:
+        # A table of messages: all rows together are the chat.
+        whole = {"messages": [row.values for row in chain(head, stream) if isinstance(row, Row)]}
+        chat = Row(whole, sample[0].origin)
+        head, stream, sample = [chat], iter(()), [chat]
+    why, renames = "named in data.format", dict(columns or {})
+    if form == "auto":
+        form, why, guessed = recognise(sample) if sample else ("text", "nothing to go by", {})
+        renames |= guessed
+    convert = FORMS[form].records
+    if form == "chat_export":
+        me = me or chats.author_of([row.values for row in sample])
+        convert = partial(chats.from_chat_export, me=me)
+        why += f"; taught is what '{me}' wrote (data.me names another)"
+    return Reading(form, why, _records(chain(head, stream), convert, renames))
+
+
+def _records(
+    rows: Iterable[Row | Finding], convert: Callable[[Values], Sequence[Record]], columns: Mapping[str, str]
+) -> Iterator[Record | Finding]:
+    for row in rows:
+        if isinstance(row, Row):
+            row = rename(row, columns)
+        if isinstance(row, Finding):
+            yield row
+            continue
         try:
-            conversations.append(_convert(row, FORMS[name]))
+            for record in convert(row.values):
+                yield replace(record, origin=row.origin)
         except RowFault as fault:
-            findings.append(Finding("data.bad_row", row.origin, fault.message, fault.remedy))
-    if findings:
-        raise DataError.from_findings(findings)
-    return conversations, name
+            yield Finding("data.bad_row", row.origin, fault.message, fault.remedy)
 
 
-def recognise(row: Row) -> str:
-    """Return the name of the first form that fits the row's keys. Raises DataError that names the keys found."""
-    for name, form in FORMS.items():
-        if form.recognise(row.values):
-            return name
+def rename(row: Row, columns: Mapping[str, str] | None) -> Row | Finding:
+    """Return the row with its columns called as the forms call them."""
+    if not columns:
+        return row
+    missing = [theirs for theirs in columns.values() if theirs not in row.values]
+    if missing:
+        message = f"no column '{missing[0]}'{nearest(missing[0], [str(k) for k in row.values]) or '.'}"
+        return Finding("data.bad_row", row.origin, message, "Mend data.columns in fledge.yaml.")
+    taken = set(columns.values())
+    kept = {key: value for key, value in row.values.items() if key not in taken and key not in columns}
+    return Row({**kept, **{ours: row.values[theirs] for ours, theirs in columns.items()}}, row.origin)
+
+
+def recognise(sample: Sequence[Row]) -> tuple[str, str, dict[str, str]]:
+    """Return (form, why, columns to rename) for some first rows: the form that fits most of them, the first of equals.
+
+    Raises DataError that names the columns found.
+    """
+    counts = {name: sum(form.fits(row.values) for row in sample) for name, form in FORMS.items()}
+    best = max(counts, key=lambda name: counts[name])
+    if counts[best]:
+        return best, FORMS[best].meaning, {}
+    if guess := _by_content(sample):
+        renames, told = guess
+        return "classes", told, renames
+    names = [str(name) for name in sample[0].values]
+    found = ", ".join(names[:SHOWN_COLUMNS]) + (", ..." if len(names) > SHOWN_COLUMNS else "") or "(none)"
     raise DataError(
         "data.unknown_format",
-        f"no known form has the columns {', '.join(map(str, row.values)) or '(none)'}.",
-        where=row.origin,
+        f"no known form has the columns {found}.",
+        where=sample[0].origin,
         remedy="Use 'question' and 'answer', 'prompt' and 'completion' or 'messages', "
         "or name yours: data: {columns: {question: YOURS, answer: YOURS}}.",
     )
 
 
-def _rename(row: Row, columns: Mapping[str, str]) -> Row:
-    if not columns:
-        return row
-    missing = [theirs for theirs in columns.values() if theirs not in row.values]
-    if missing:
+def _by_content(sample: Sequence[Row]) -> tuple[dict[str, str], str] | None:
+    """Return which columns hold texts and their classes, judged by what stands in them, and why."""
+    texts_by_column: dict[str, list[str]] = {}
+    for row in sample:
+        for name, value in row.values.items():
+            if isinstance(value, str) and value.strip():
+                texts_by_column.setdefault(str(name), []).append(value.strip())
+    full = {name: held for name, held in texts_by_column.items() if len(held) > 0.9 * len(sample)}
+    kinds = {name: Counter(held) for name, held in full.items()}
+    classes = [
+        name
+        for name, counted in kinds.items()
+        if 2 <= len(counted) <= min(MAX_CLASSES, len(sample) / 10) and not any(_is_number(value) for value in counted)
+    ]
+    worded = [
+        name
+        for name, held in full.items()
+        if name not in classes and sum(" " in value for value in held) > 0.8 * len(held) and len(kinds[name]) > 2
+    ]
+    if len(classes) != 1 or len(worded) != 1:
+        return None
+    shown = ", ".join(value for value, _ in kinds[classes[0]].most_common(4))
+    told = f"texts in column '{worded[0]}', their classes ({shown}) in column '{classes[0]}': guessed from the cells"
+    return {"text": worded[0], "label": classes[0]}, told
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def conversations_of(reading: Reading, path: Path) -> list[Conversation]:
+    """Return what is taught of a file as conversations.
+
+    Of a preference the chosen answer is taught, of judged answers the good ones, of a problem its answer.
+
+    Raises DataError with every faulty row, for a file without rows, and for one that holds nothing to answer.
+    """
+    found: list[Conversation] = []
+    findings: list[Finding] = []
+    num_records = 0
+    for record in reading.records:
+        if isinstance(record, Finding):
+            findings.append(record)
+            continue
+        num_records += 1
+        if (taught := as_conversation(record)) is not None:
+            found.append(taught)
+    if findings:
+        raise DataError.from_findings(findings)
+    if not num_records:
+        raise no_rows(path)
+    if not found:
         raise DataError(
-            "data.bad_row",
-            f"no column '{missing[0]}'{nearest(missing[0], [str(k) for k in row.values]) or '.'}",
-            where=row.origin,
-            remedy="Mend data.columns in fledge.yaml.",
+            "data.nothing_taught",
+            f"read as {reading.why}: nothing in it answers a question.",
+            where=str(path),
+            remedy="Give rows with questions and answers, or name the form in data.format.",
         )
-    taken = set(columns.values())
-    kept = {key: value for key, value in row.values.items() if key not in taken}
-    return Row({**kept, **{ours: row.values[theirs] for ours, theirs in columns.items()}}, row.origin)
+    return found
 
 
-def _convert(row: Row, form: Form) -> Conversation:
-    messages = form.messages(row.values)
-    check_order(messages)
-    target = None if form.answer_is_target else row.values.get("answer")
-    group = row.values.get("group")
-    return Conversation(
-        tuple(messages),
-        row.origin,
-        answer=None if target is None else _text(target, "answer"),
-        # A table has an empty cell where a row belongs to no group.
-        group=None if group in (None, "") else str(group),
-    )
-
-
-def check_order(messages: Sequence[Message]) -> None:
-    """Raise RowFault unless it is: at most one system message, then user and assistant in turn, assistant last."""
-    turns = [m.role for m in messages if m.role != "system"]
-    if [m.role for m in messages[1:]].count("system"):
-        raise RowFault("a system message stands after the first place.", "Move it to the front.")
-    if not turns or turns[0] != "user":
-        raise RowFault(
-            f"the first turn is from '{turns[0] if turns else 'nobody'}', expected 'user'.", "Add the question."
-        )
-    for before, after in zip(turns, turns[1:], strict=False):
-        if before == after:
-            raise RowFault(f"two messages in a row are from '{before}'.", "Join them or add the turn between.")
-    if turns[-1] != "assistant":
-        raise RowFault(
-            f"'messages' ends with role '{turns[-1]}'; the last must be 'assistant' to be taught.",
-            "Answer it or remove the row.",
-        )
-
-
-def _text(value: object, key: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise RowFault(f"'{key}' is {type(value).__name__}, expected text.", "Mend or remove the row.")
-    text = str(value)
-    if not text.strip():
-        raise RowFault(f"'{key}' is empty.", "Fill it in or remove the row.")
-    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise RowFault(f"'{key}' holds half of a \\u escape pair, which is no character.", "Mend or remove the row.")
-    return text
-
-
-def _message(value: object, number: int) -> Message:
-    if not isinstance(value, Mapping) or not {"role", "content"} <= set(value):
-        raise RowFault(f"message {number} is not {{'role': ..., 'content': ...}}.", "Mend or remove the row.")
-    role = value["role"]
-    if role not in ROLES:
-        guess = nearest(str(role), ROLES) or f"; expected one of {', '.join(ROLES)}."
-        raise RowFault(f"message {number} has role '{role}'{guess}", "Mend or remove the row.")
-    return Message(role, _text(value["content"], f"content of message {number}"))
-
-
-def _message_list(value: object, key: str) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise RowFault(f"'{key}' is not a list of messages.", "Mend or remove the row.")
-    return [_message(item, number) for number, item in enumerate(value, start=1)]
-
-
-def _from_messages(values: Mapping[str, Any]) -> list[Message]:
-    if "messages" not in values:
-        raise RowFault("no 'messages'.", "Fill it in or remove the row.")
-    return _message_list(values["messages"], "messages")
-
-
-def _from_prompt_completion(values: Mapping[str, Any]) -> list[Message]:
-    for key in ("prompt", "completion"):
-        if key not in values:
-            raise RowFault(f"no '{key}'.", "Fill it in or remove the row.")
-    prompt, completion = values["prompt"], values["completion"]
-    before = _message_list(prompt, "prompt") if isinstance(prompt, list) else _system_and_user(values, prompt, "prompt")
-    after = (
-        _message_list(completion, "completion")
-        if isinstance(completion, list)
-        else [Message("assistant", _text(completion, "completion"))]
-    )
-    return before + after
-
-
-def _system_and_user(values: Mapping[str, Any], question: object, key: str) -> list[Message]:
-    system = values.get("system")
-    head = [Message("system", _text(system, "system"))] if system else []
-    return [*head, Message("user", _text(question, key))]
-
-
-def _column(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Return the row's own spelling of the first of `names` that it has; case and outer spaces do not matter."""
-    spelled = {str(key).strip().lower(): key for key in values}
-    return next((spelled[name] for name in names if name in spelled), None)
-
-
-def _is_question_answer(values: Mapping[str, Any]) -> bool:
-    return _column(values, QUESTION_KEYS) is not None and _column(values, ANSWER_KEYS) is not None
-
-
-def _from_question_answer(values: Mapping[str, Any]) -> list[Message]:
-    question, answer = _column(values, QUESTION_KEYS), _column(values, ANSWER_KEYS)
-    if question is None or answer is None:
-        raise RowFault("no question or no answer column.", "Fill it in or remove the row.")
-    asked = values[question]
-    extra = values.get("input") if question == "instruction" else None
-    if extra:
-        # Alpaca's third column: what the instruction is about.
-        asked = f"{_text(asked, question)}\n\n{_text(extra, 'input')}"
-    return [*_system_and_user(values, asked, question), Message("assistant", _text(values[answer], answer))]
-
-
-# Tried in this order: the most telling keys first.
-FORMS: dict[str, Form] = {
-    "messages": Form(lambda v: "messages" in v, _from_messages, "messages with role and content"),
-    "prompt_completion": Form(
-        lambda v: {"prompt", "completion"} <= set(v), _from_prompt_completion, "a prompt and its completion"
-    ),
-    "question_answer": Form(
-        _is_question_answer, _from_question_answer, "a question column and an answer column", answer_is_target=True
-    ),
-}
+def as_conversation(record: Record) -> Conversation | None:
+    """Return what a record teaches as a conversation; None where it teaches none."""
+    match record:
+        case Conversation():
+            return record
+        case Preference():
+            return Conversation((*record.prompt, *record.chosen), record.origin, None, record.group, record.tools)
+        case Judged():
+            return (
+                Conversation(record.messages, record.origin, None, record.group, record.tools) if record.good else None
+            )
+        case Problem():
+            said = Message("assistant", record.answer)
+            whole = Conversation((*record.prompt, said), record.origin, record.answer, record.group, record.tools)
+            return whole if record.answer else None
+        case Text():
+            return None

@@ -1,26 +1,19 @@
 """Conversation -> Example(ids, weights): the only place that decides what is taught.
 
-The model's own chat template is rendered in a sandboxed Jinja. Taught are the assistant's words and the control token
-that ends the turn, nothing else. Control tokens are taken from the template's own text alone, never from what a row
-says.
+Taught are the assistant's words and the control token that ends the turn, nothing else. Control tokens are taken from
+the template's own text alone, never from what a row says.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from fledge.data.tokenizer import Tokenizer
+from fledge.data.chat_jinja import FAULTS, as_variables, compile_template, map_texts, texts_of
+from fledge.data.tokenizer import Place, Tokenizer
 from fledge.errors import DataError
 from fledge.records import Conversation, Example, Message
 
@@ -29,62 +22,18 @@ DEFAULT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-# A template is a program of somebody else's: it may divide by zero as well as refuse.
-_TEMPLATE_FAULTS = (
-    jinja2.TemplateError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    RecursionError,
-)
+# What a prompt may open that the answer has to close: the place for reasoning.
+_OPENER = re.compile(r"<(\w[\w:]*)>\s*\Z")
 
 Span = tuple[int, int]
 
 
-class _Generation(Extension):
-    """`{% generation %}` marks assistant text for trainers. fledge finds it by itself; the block is plain text here."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter would escape HTML; the arguments are those that chat templates are written for.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return environment
-
-
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as the model will see it: its text, which parts of it are a row's words, which are taught."""
+    """A conversation as the model will see it: its text, where the template's control tokens stand, what is taught."""
 
     text: str
-    content: tuple[Span, ...]
+    control: tuple[Span, ...]
     taught: tuple[Span, ...]
 
 
@@ -94,22 +43,28 @@ class ChatTemplate:
     def __init__(self, tokenizer: Tokenizer, *, source: str | None = None) -> None:
         self.tokenizer = tokenizer
         self.source = source or tokenizer.chat_template or DEFAULT_TEMPLATE
-        try:
-            self._template = _environment().from_string(self.source)
-        except jinja2.TemplateError as error:
-            raise DataError("data.template", f"the chat template cannot be read: {error}.") from error
+        self._template = compile_template(self.source)
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False, origin: str = "") -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = False,
+        tools: str = "",
+        origin: str = "",
+    ) -> str:
         """Return the text of `messages`. Raises DataError with the template's own words where it refuses them."""
+        return self._render(as_variables(messages, tools), add_generation_prompt, origin)
+
+    def _render(self, variables: Mapping[str, Any], add_generation_prompt: bool, origin: str) -> str:
         try:
             return self._template.render(
-                messages=[{"role": m.role, "content": m.content} for m in messages],
+                **variables,
                 add_generation_prompt=add_generation_prompt,
                 bos_token=self.tokenizer.bos or "",
                 eos_token=self.tokenizer.eos or "",
-                tools=None,
             )
-        except _TEMPLATE_FAULTS as error:
+        except FAULTS as error:
             raise DataError(
                 "data.template",
                 f"the model's chat template says: {error}.",
@@ -117,11 +72,9 @@ class ChatTemplate:
                 remedy="Change the row's roles or order to what the template allows.",
             ) from error
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], tools: str = "") -> list[int]:
         """Return the ids a model is given to answer `messages`."""
-        text = self.render(messages, add_generation_prompt=True)
-        content = self._content_spans(messages, text, add_generation_prompt=True)
-        return [token for token, _ in self._tokens(Rendered(text, content, ()))]
+        return [token for token, _ in self._tokens(self._shown(messages, tools, add_generation_prompt=True))]
 
     def invocation_ids(self) -> list[int]:
         """Return the ids that open an assistant turn: what a generation prompt adds to a conversation.
@@ -136,8 +89,8 @@ class ChatTemplate:
                 "the model's chat template does not mark where an answer begins.",
                 remedy="Leave train.after_prompt off.",
             )
-        text = whole[len(without) :]
-        return [token for token, _ in self._tokens(Rendered(text, (), ()))]
+        opening = whole[len(without) :]
+        return [token for token, _ in self._tokens(Rendered(opening, self._found(opening), ()))]
 
     def examples(self, conversation: Conversation, *, taught: Literal["all", "last"] = "all") -> list[Example]:
         """Return what is taught of one conversation: one Example, or one per taught turn where the template forgets.
@@ -153,22 +106,20 @@ class ChatTemplate:
     def rendered(self, conversation: Conversation, *, taught: Literal["all", "last"] = "all") -> list[Rendered]:
         """Return the texts that `examples` turns into tokens."""
         messages = conversation.messages
-        turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
-        turns = turns[-1:] if taught == "last" else turns
-        parts = [self._turn(messages, i, conversation.origin) for i in turns]
-        whole = parts[-1][0] if parts else ""
-        if all(whole.startswith(text) for text, _ in parts):
-            groups = [(messages[: turns[-1] + 1], whole, tuple(span for _, span in parts))] if parts else []
-        else:
-            groups = [(messages[: i + 1], text, (span,)) for i, (text, span) in zip(turns, parts, strict=True)]
-        origin = conversation.origin
-        return [Rendered(text, self._content_spans(shown, text, origin=origin), spans) for shown, text, spans in groups]
+        turns = [i for i, message in enumerate(messages) if message.role == "assistant" and message.taught]
+        parts = [self._turn(conversation, i) for i in (turns[-1:] if taught == "last" else turns)]
+        if parts and all(parts[-1].text.startswith(part.text) for part in parts):
+            return [Rendered(parts[-1].text, parts[-1].control, tuple(span for part in parts for span in part.taught))]
+        return parts
 
-    def _turn(self, messages: Sequence[Message], index: int, origin: str) -> tuple[str, Span]:
+    def _turn(self, conversation: Conversation, index: int) -> Rendered:
         """Return the text up to and with assistant turn `index`, and which part of it that turn has to produce."""
-        prompt = self.render(messages[:index], add_generation_prompt=True, origin=origin)
-        text = self.render(messages[: index + 1], origin=origin)
-        if not text.startswith(prompt):
+        origin, messages, tools = conversation.origin, conversation.messages[: index + 1], conversation.tools
+        prompt = self._shown(messages[:-1], tools, add_generation_prompt=True, origin=origin)
+        whole = self._shown(messages, tools, add_generation_prompt=False, origin=origin)
+        if not whole.text.startswith(prompt.text):
+            whole = self._answered(prompt, whole, messages[-1].thinking)
+        if not whole.text.startswith(prompt.text):
             raise DataError(
                 "data.template",
                 "the model's chat template writes an answered turn differently from the prompt it answers.",
@@ -176,33 +127,51 @@ class ChatTemplate:
                 remedy="Use another template; what is served would differ from what is taught.",
             )
         # What stands after the last control token (a line end, mostly) belongs to the next turn: nobody has to say it.
-        # What looks like a control token in the answer itself ends nothing.
-        answer = messages[index].content.strip()
-        answered = text.find(answer, len(prompt)) + len(answer) if answer in text[len(prompt) :] else len(prompt)
-        ends = [match.end() for match in self._control.finditer(text, answered)]
-        return text, (len(prompt), ends[-1] if ends else len(text))
+        ends = [end for start, end in whole.control if start >= len(prompt.text)]
+        return Rendered(whole.text, whole.control, ((len(prompt.text), ends[-1] if ends else len(whole.text)),))
 
-    def _content_spans(
-        self, messages: Sequence[Message], text: str, *, add_generation_prompt: bool = False, origin: str = ""
-    ) -> tuple[Span, ...]:
-        """Return where the messages' own words stand in `text`.
+    def _answered(self, prompt: Rendered, whole: Rendered, thinking: str) -> Rendered:
+        """Return `whole` with the place for reasoning that `prompt` opens, filled and closed, before the answer.
 
-        Rendering once more with a private character in place of each content shows it exactly, whenever putting the
-        contents back, as they are or stripped, gives `text` again. Where a template rewrites some otherwise, only those
-        that look like control tokens are hidden; the others must then bring in none.
+        Such a template leaves the reasoning of answers that were given out; the served model still has to close it.
         """
-        contents = [m.content for m in messages]
-        marks = _unused_characters("".join(contents) + self.source, len(messages))
-        controls: list[str] | None = None
-        for hidden in (set(range(len(messages))), {i for i, c in enumerate(contents) if self._control.search(c)}):
-            masked = [Message(m.role, marks[i]) if i in hidden else m for i, m in enumerate(messages)]
-            shown = self.render(masked, add_generation_prompt=add_generation_prompt, origin=origin)
-            found = self._control.findall(shown)
-            controls = found if controls is None else controls
-            for written in (contents, [content.strip() for content in contents]):
-                spans, rebuilt = _fill(shown, {marks[i]: written[i] for i in hidden})
-                if rebuilt == text and found == controls:
-                    return spans
+        opener = _OPENER.search(prompt.text)
+        if opener is None or not whole.text.startswith(prompt.text[: opener.start()]):
+            return whole
+        closing = f"\n</{opener[1]}>\n\n"
+        head = prompt.text + thinking
+        rest = whole.text[opener.start() :]
+        shift = len(head) + len(closing) - opener.start()
+        control = (
+            *prompt.control,
+            *((start + len(head), end + len(head)) for start, end in self._found(closing)),
+            *((start + shift, end + shift) for start, end in whole.control if start >= opener.start()),
+        )
+        return Rendered(head + closing + rest, control, ())
+
+    def _shown(
+        self, messages: Sequence[Message], tools: str, *, add_generation_prompt: bool, origin: str = ""
+    ) -> Rendered:
+        """Return the text of `messages` and which of its control tokens are the template's own, none taught yet.
+
+        The template renders once more with the rows' words disguised, so that none of them can be read as a control
+        token: first every character that could begin one. A template that looks for such characters, to cut reasoning
+        out, say, then writes another text; there only whole control tokens are disguised, and those found must be
+        those that the template writes around words that are hidden altogether.
+        """
+        variables = as_variables(messages, tools)
+        text = self._render(variables, add_generation_prompt, origin)
+        words = "\n".join(texts_of(variables))
+        if not self._first.search(words):
+            return Rendered(text, self._found(text), ())
+        meant = dict(zip(_unused(words + self.source), self._firsts, strict=False))
+        for pattern in (self._first, self._control):
+            shown = self._render(_disguised(variables, pattern, meant), add_generation_prompt, origin)
+            plain = shown.translate({ord(mark): first for mark, first in meant.items()})
+            if plain == text and (
+                pattern is self._first or self._same_control(shown, variables, add_generation_prompt)
+            ):
+                return Rendered(text, self._found(shown), ())
         raise DataError(
             "data.template",
             "the model's chat template rewrites a message so that its control tokens cannot be told from text.",
@@ -210,9 +179,30 @@ class ChatTemplate:
             remedy="Take what looks like a control token out of the text.",
         )
 
+    def _same_control(self, shown: str, variables: Mapping[str, Any], add_generation_prompt: bool) -> bool:
+        """Whether the control tokens in `shown` are those the template writes when all words are one blank mark."""
+        try:
+            hidden = map_texts(variables, lambda text: "\ue000" if self._first.search(text) else text)
+            bare = self._render(hidden, add_generation_prompt, "")
+        except DataError:
+            return False
+        return self._control.findall(bare) == self._control.findall(shown)
+
+    def _found(self, text: str) -> tuple[Span, ...]:
+        return tuple(match.span() for match in self._control.finditer(text))
+
     @cached_property
-    def _control(self) -> Any:
+    def _control(self) -> re.Pattern[str]:
         return self.tokenizer.control_pattern
+
+    @cached_property
+    def _firsts(self) -> str:
+        """The characters that control tokens begin with."""
+        return "".join(sorted({name[0] for name in self.tokenizer.control if name}))
+
+    @cached_property
+    def _first(self) -> re.Pattern[str]:
+        return re.compile(f"[{re.escape(self._firsts)}]" if self._firsts else r"(?!)")
 
     def _tokens(self, rendered: Rendered) -> Iterator[tuple[int, float]]:
         """Yield (id, weight). Text is cut at the template's control tokens and where a taught span begins or ends.
@@ -220,36 +210,27 @@ class ChatTemplate:
         The cut at the beginning of a taught span is where the served prompt ends, so the ids up to there are the ids
         that a server sees.
         """
-        control = [
-            match.span()
-            for match in self._control.finditer(rendered.text)
-            if not any(start < match.end() and match.start() < end for start, end in rendered.content)
-        ]
-        cuts = {0, len(rendered.text), *(edge for span in (*control, *rendered.taught) for edge in span)}
+        cuts = {0, len(rendered.text), *(edge for span in (*rendered.control, *rendered.taught) for edge in span)}
         edges = sorted(cuts)
-        own = set(control)
+        own = set(rendered.control)
+        place = Place.START
         for start, end in zip(edges, edges[1:], strict=False):
             weight = float(any(a <= start and end <= b for a, b in rendered.taught))
             piece = rendered.text[start:end]
-            ids = [self.tokenizer.control[piece]] if (start, end) in own else self.tokenizer.encode(piece)
+            control = (start, end) in own
+            ids = [self.tokenizer.control[piece]] if control else self.tokenizer.encode(piece, place)
+            place = Place.AFTER_CONTROL if control else Place.INSIDE
             for token in ids:
                 yield token, weight
 
 
-def _fill(shown: str, contents: Mapping[str, str]) -> tuple[tuple[Span, ...], str]:
-    """Return `shown` with its marks replaced by what they stand for, and where that came to stand."""
-    spans, pieces, length = [], [], 0
-    for character in shown:
-        piece = contents.get(character, character)
-        if character in contents:
-            spans.append((length, length + len(piece)))
-        pieces.append(piece)
-        length += len(piece)
-    return tuple(spans), "".join(pieces)
+def _disguised(variables: Mapping[str, Any], pattern: re.Pattern[str], meant: Mapping[str, str]) -> dict[str, Any]:
+    """Return the variables with the first character of every match of `pattern` replaced by its private one."""
+    private = {text: mark for mark, text in meant.items()}
+    return dict(map_texts(variables, lambda text: pattern.sub(lambda m: private[m[0][0]] + m[0][1:], text)))
 
 
-def _unused_characters(text: str, count: int) -> list[str]:
-    """Return private-use characters that do not stand in `text`."""
+def _unused(text: str) -> Iterator[str]:
+    """Yield private-use characters that do not stand in `text`."""
     used = set(text)
-    free = (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in used)
-    return [next(free) for _ in range(count)]
+    return (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in used)

@@ -10,17 +10,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex
 from tokenizers import Tokenizer as Backend
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Split
-from tokenizers.pre_tokenizers import Sequence as PreSequence
 
+from fledge.data import vocabularies
 from fledge.errors import ModelError
 
 
@@ -35,31 +32,18 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
-# What `tokenizer.ggml.pre` stands for, from the tokenizer.json of the families; equality with llama.cpp is tested.
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+class Place(Enum):
+    """Where a piece of text stands. SentencePiece puts a blank before text that begins, not before what goes on."""
+
+    START = "start"
+    AFTER_CONTROL = "after a control token"
+    INSIDE = "inside"
 
 
-# SmolLM2, for one, has no token for some bytes that text hardly ever holds. llama.cpp leaves such a byte out, but
-# merges nothing across it: a mark that no text can spell stands there until `encode` drops it.
-_GAP = "\0"
-
-
-def _by_regex(pattern: str) -> PreTokenizer:
-    return PreSequence([Split(Regex(pattern), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-def _pre_tokenizers() -> dict[str, PreTokenizer]:
-    gpt2 = ByteLevel(add_prefix_space=False)
-    return {
-        "gpt-2": gpt2,
-        "smollm": PreSequence([Digits(individual_digits=True), gpt2]),
-        "llama-bpe": _by_regex(_LLAMA3),
-        "qwen2": _by_regex(_QWEN2),
-    }
+# Where each kind of vocabulary puts a blank before text.
+NEVER: frozenset[Place] = frozenset()
+FIRST = frozenset((Place.START,))
+ALWAYS = frozenset((Place.START, Place.AFTER_CONTROL))
 
 
 @dataclass(frozen=True)
@@ -72,9 +56,12 @@ class Tokenizer:
     bos: str | None
     eos: str | None
     chat_template: str | None
+    blank_at: frozenset[Place] = NEVER
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, place: Place = Place.START) -> list[int]:
         """Return the ids of plain text; text that looks like a control token stays text."""
+        if text and place in self.blank_at:
+            text = f" {text}"
         return [i for i in self.backend.encode(text, add_special_tokens=False).ids if i < self.size]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -82,15 +69,19 @@ class Tokenizer:
         by_id = {token: text for text, token in self.control.items()}
         pieces: list[str] = []
         run: list[int] = []
-        for token in ids:
-            if token in by_id:
-                pieces += [self.backend.decode(run, skip_special_tokens=False), by_id[token]]
-                run = []
-            else:
+        place = Place.START
+        for token in [*ids, None]:
+            if token is not None and token not in by_id:
                 run.append(token)
-        return "".join([*pieces, self.backend.decode(run, skip_special_tokens=False)])
+                continue
+            text = self.backend.decode(run, skip_special_tokens=False)
+            pieces.append(text.removeprefix(" ") if run and place in self.blank_at else text)
+            if token is not None:
+                pieces.append(by_id[token])
+            run, place = [], Place.AFTER_CONTROL
+        return "".join(pieces)
 
-    @property
+    @cached_property
     def control_pattern(self) -> re.Pattern[str]:
         """A pattern that finds control tokens in template text, the longest first."""
         names = sorted(self.control, key=len, reverse=True)
@@ -100,13 +91,13 @@ class Tokenizer:
 def from_gguf(kv: Mapping[str, Any], *, where: str) -> Tokenizer:
     """Return the tokenizer in a GGUF header. Raises ModelError for a kind that fledge cannot rebuild exactly."""
     kind, pre = kv.get("tokenizer.ggml.model"), kv.get("tokenizer.ggml.pre", "")
-    pre_tokenizers = _pre_tokenizers()
-    if kind != "gpt2" or pre not in pre_tokenizers:
+    if kind not in ("gpt2", "llama", "bert") or (kind == "gpt2" and pre not in vocabularies.byte_level_splits()):
         raise ModelError(
             "model.unsupported",
             f"tokenizer '{kind}' with pre-tokenizer '{pre}' cannot be rebuilt yet.",
             where=where,
-            remedy=f"Byte-level BPE works with: {', '.join(pre_tokenizers)}. Or give the model's Hugging Face folder.",
+            remedy=f"Byte-level BPE works with: {', '.join(vocabularies.byte_level_splits())}. "
+            "Or give the model's Hugging Face folder.",
         )
     tokens: list[str] = kv["tokenizer.ggml.tokens"]
     types: list[int] = kv["tokenizer.ggml.token_type"]
@@ -114,57 +105,182 @@ def from_gguf(kv: Mapping[str, Any], *, where: str) -> Tokenizer:
     control = {text: i for i, (text, type_) in enumerate(zip(tokens, types, strict=True)) if type_ in special}
     # A control token must not be reachable as a word of the vocabulary either.
     vocab = {text: i for i, text in enumerate(tokens) if text not in control}
-    merges = [tuple(merge.split(" ", 1)) for merge in kv["tokenizer.ggml.merges"]]
-    backend = Backend(BPE({**vocab, _GAP: len(tokens)}, merges, unk_token=_GAP, ignore_merges=pre == "llama-bpe"))
-    backend.pre_tokenizer = pre_tokenizers[pre]
-    backend.decoder = ByteLevelDecoder()
-    user_defined = [text for text, type_ in zip(tokens, types, strict=True) if type_ == TokenType.USER_DEFINED]
-    backend.add_tokens([AddedToken(text, normalized=False) for text in user_defined])
+    blank_at = NEVER
+    if kind == "gpt2":
+        merges = [(left, right) for left, right in (m.split(" ", 1) for m in kv["tokenizer.ggml.merges"])]
+        backend = vocabularies.byte_level(vocab, merges, pre, gap=len(tokens))
+    elif kind == "llama":
+        backend = vocabularies.sentencepiece_bpe(vocab, kv["tokenizer.ggml.scores"])
+        blank_at = ALWAYS if kv.get("tokenizer.ggml.add_space_prefix", True) else NEVER
+    else:
+        unknown = int(kv.get("tokenizer.ggml.unknown_token_id", 100))
+        backend = vocabularies.word_piece(_hashed(vocab), unknown=(tokens[unknown], unknown))
+    vocabularies.add_plain(
+        backend, [t for t, type_ in zip(tokens, types, strict=True) if type_ == TokenType.USER_DEFINED]
+    )
 
     def text_of(key: str) -> str | None:
         token = kv.get(f"tokenizer.ggml.{key}_token_id")
         return None if token is None else tokens[token]
 
-    return Tokenizer(backend, control, len(tokens), text_of("bos"), text_of("eos"), kv.get("tokenizer.chat_template"))
+    template = kv.get("tokenizer.chat_template")
+    return Tokenizer(backend, control, len(tokens), text_of("bos"), text_of("eos"), template, blank_at)
+
+
+def _hashed(vocab: Mapping[str, int]) -> dict[str, int]:
+    """Return BERT's vocabulary as its own files write it: GGUF marks where words begin, they mark where words go on."""
+    return {text[1:] if text.startswith(vocabularies.SPACE) else f"##{text}": token for text, token in vocab.items()}
 
 
 def from_folder(folder: Path) -> Tokenizer:
-    """Return the tokenizer of a Hugging Face folder (tokenizer.json, tokenizer_config.json, chat_template.jinja)."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ModelError(
-            "model.unsupported",
-            "no tokenizer.json in it.",
-            where=str(folder),
-            remedy="Save the tokenizer as a fast one.",
-        )
-    spec = _json(path)
-    vocab = spec.get("model", {}).get("vocab")
-    if not isinstance(vocab, dict):
-        raise ModelError(
-            "model.unsupported",
-            "not a vocabulary of words with ids.",
-            where=str(path),
-            remedy="Choose a model with a BPE tokenizer.",
-        )
-    control = {t["content"]: t["id"] for t in spec.get("added_tokens", []) if t.get("special")}
-    spec["added_tokens"] = [t for t in spec.get("added_tokens", []) if not t.get("special")]
-    size = max([*vocab.values(), *control.values(), *(t["id"] for t in spec["added_tokens"])]) + 1
-    # An added token that the vocabulary lacks would get the next free id, which is not its own without control tokens.
-    words = vocab | {t["content"]: t["id"] for t in spec["added_tokens"]}
-    spec["model"]["vocab"] = {text: i for text, i in words.items() if text not in control}
+    """Return the tokenizer of a Hugging Face folder: tokenizer.json, vocab.json with merges.txt, or tokenizer.model.
+
+    The chat template and the names of begin and end come from tokenizer_config.json and chat_template.jinja.
+    """
     config_path = folder / "tokenizer_config.json"
     config = _json(config_path) if config_path.is_file() else {}
-    template = folder / "chat_template.jinja"
-    chat_template = template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template")
-    return Tokenizer(
-        Backend.from_str(json.dumps(spec)),
-        control,
-        size,
-        _token_text(config.get("bos_token")),
-        _token_text(config.get("eos_token")),
-        _default_template(chat_template),
+    file = folder / "chat_template.jinja"
+    template = file.read_text(encoding="utf-8") if file.is_file() else _default_template(config.get("chat_template"))
+    ends = (_token_text(config.get("bos_token")), _token_text(config.get("eos_token")), template)
+    if (folder / "tokenizer.json").is_file():
+        return _from_spec(_json(folder / "tokenizer.json"), folder / "tokenizer.json", ends)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return _from_vocab(folder, config, ends)
+    if (folder / "tokenizer.model").is_file():
+        return _from_model_file(folder / "tokenizer.model", config, ends)
+    raise ModelError(
+        "model.unsupported",
+        "no tokenizer.json, vocab.json or tokenizer.model in it.",
+        where=str(folder),
+        remedy="Save the tokenizer beside the weights.",
     )
+
+
+Ends = tuple[str | None, str | None, str | None]
+
+
+def _from_spec(spec: dict[str, Any], path: Path, ends: Ends) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json, its control tokens taken out of the reach of text."""
+    model = spec.get("model") or {}
+    vocab = model.get("vocab")
+    added = spec.get("added_tokens") or []
+    control = {t["content"]: t["id"] for t in added if t.get("special")}
+    plain = [t for t in added if not t.get("special")]
+    spec["added_tokens"] = plain
+    if isinstance(vocab, dict):
+        size = max([*vocab.values(), *control.values(), *(t["id"] for t in plain)]) + 1
+        # An added token that the vocabulary lacks would get the next free id, not its own, without control tokens.
+        words = vocab | {t["content"]: t["id"] for t in plain}
+        model["vocab"] = {text: i for text, i in words.items() if text not in control}
+        model["unk_token"] = model.get("unk_token") if model.get("unk_token") in model["vocab"] else None
+    elif isinstance(vocab, list):
+        # The place in the list is the id, so that a control token's place is held by what no text can spell.
+        size = max([len(vocab) - 1, *control.values(), *(t["id"] for t in plain)]) + 1
+        model["vocab"] = [
+            [f"{vocabularies.GAP}{i}" if text in control else text, score] for i, (text, score) in enumerate(vocab)
+        ]
+    else:
+        raise ModelError(
+            "model.unsupported", "holds no vocabulary.", where=str(path), remedy="Save the tokenizer as a fast one."
+        )
+    blank_at = _take_blank(spec)
+    return Tokenizer(Backend.from_str(json.dumps(spec)), control, size, *ends, blank_at)
+
+
+def _take_blank(spec: dict[str, Any]) -> frozenset[Place]:
+    """Take out of a tokenizer.json what puts a blank before text; return where it did so.
+
+    The library would put one before every piece that it is given, and pieces are cut where taught text begins.
+    """
+    normalizer = spec.get("normalizer") or {}
+    steps = normalizer.get("normalizers", [normalizer]) if normalizer else []
+    kept = [step for step in steps if step.get("type") != "Prepend"]
+    pre = spec.get("pre_tokenizer") or {}
+    parts = pre.get("pretokenizers", [pre]) if pre else []
+    found = ALWAYS if len(kept) < len(steps) else NEVER
+    for part in parts:
+        if part.get("type") == "Metaspace":
+            scheme = part.get("prepend_scheme", "always" if part.get("add_prefix_space", True) else "never")
+            found = found or {"always": ALWAYS, "first": FIRST}.get(scheme, NEVER)
+            part["prepend_scheme"] = "never"
+            part.pop("add_prefix_space", None)
+        elif part.get("type") == "ByteLevel" and part.get("add_prefix_space"):
+            part["add_prefix_space"], found = False, ALWAYS
+    if len(kept) < len(steps):
+        spec["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+    decoder = spec.get("decoder") or {}
+    if found and decoder.get("type") == "Sequence":
+        decoder["decoders"] = [step for step in decoder["decoders"] if step.get("type") != "Strip"]
+    elif found and decoder.get("type") == "Metaspace":
+        decoder["prepend_scheme"] = "never"
+    return found
+
+
+def _from_vocab(folder: Path, config: Mapping[str, Any], ends: Ends) -> Tokenizer:
+    """Return byte-level BPE from vocab.json and merges.txt, with the splits of the family that the config names."""
+    vocab = {str(text): int(token) for text, token in _json(folder / "vocab.json").items()}
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = [(a, b) for a, _, b in (line.partition(" ") for line in lines if not line.startswith("#version")) if b]
+    control, plain = _added(config)
+    family = str(config.get("tokenizer_class", "")).lower()
+    pre = "qwen2" if family.startswith("qwen2") else "gpt-2"
+    size = max([*vocab.values(), *control.values(), *plain.values()]) + 1
+    words = {text: i for text, i in (vocab | plain).items() if text not in control}
+    backend = vocabularies.byte_level(words, merges, pre, gap=size)
+    vocabularies.add_plain(backend, list(plain))
+    if pre == "qwen2":
+        vocabularies.normalise(backend, "NFC")
+    return Tokenizer(backend, control, size, *ends)
+
+
+def _from_model_file(path: Path, config: Mapping[str, Any], ends: Ends) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.model: SentencePiece's protocol buffer, or tiktoken's ranks."""
+    data = path.read_bytes()
+    control, plain = _added(config)
+    try:
+        if re.match(rb"[A-Za-z0-9+/=]+ \d+\s", data):
+            ranks = vocabularies.read_tiktoken(data)
+            vocab, merges = vocabularies.merges_of_ranks(ranks)
+            size = max([*vocab.values(), *control.values(), *plain.values()]) + 1
+            backend = vocabularies.byte_level(vocab | plain, merges, "llama-bpe", gap=size)
+            vocabularies.add_plain(backend, list(plain))
+            return Tokenizer(backend, control, size, *ends)
+        model = vocabularies.read_sentencepiece(data)
+    except (ValueError, IndexError) as error:
+        raise ModelError(
+            "model.broken_file", f"no vocabulary that can be read: {error}.", where=str(path), remedy="Fetch it again."
+        ) from error
+    special = {TokenType.CONTROL, TokenType.UNKNOWN}
+    own = {text: i for i, (text, kind) in enumerate(zip(model.pieces, model.kinds, strict=True)) if kind in special}
+    control = own | control
+    size = max([len(model.pieces) - 1, *control.values(), *plain.values()]) + 1
+    if model.unigram:
+        backend = vocabularies.sentencepiece_unigram(
+            [
+                (f"{vocabularies.GAP}{i}" if t in control else t, s)
+                for i, (t, s) in enumerate(zip(model.pieces, model.scores, strict=True))
+            ]
+        )
+    else:
+        vocab = {text: i for i, text in enumerate(model.pieces) if text not in control}
+        backend = vocabularies.sentencepiece_bpe(vocab, model.scores)
+    user = [t for t, kind in zip(model.pieces, model.kinds, strict=True) if kind == TokenType.USER_DEFINED]
+    vocabularies.add_plain(backend, [*user, *plain])
+    bos, eos, template = ends
+    blank_at = FIRST if model.prefix else NEVER
+    return Tokenizer(backend, control, size, bos or _held("<s>", own), eos or _held("</s>", own), template, blank_at)
+
+
+def _held(text: str, control: Mapping[str, int]) -> str | None:
+    return text if text in control else None
+
+
+def _added(config: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return (control, plain) tokens that a tokenizer_config.json adds."""
+    held = config.get("added_tokens_decoder") or {}
+    entries = [(int(token), value) for token, value in held.items() if isinstance(value, Mapping)]
+    control = {str(v["content"]): token for token, v in entries if v.get("special")}
+    return control, {str(v["content"]): token for token, v in entries if not v.get("special")}
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> str:

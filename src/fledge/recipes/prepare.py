@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fledge.config import Config
 from fledge.data import mix
-from fledge.data.formats import to_conversations
-from fledge.data.sources import read_rows
+from fledge.data.formats import conversations_of, read_records
+from fledge.data.sources import files_in, open_source
 from fledge.data.template import ChatTemplate
 from fledge.errors import DataError
 from fledge.records import Conversation, Example
@@ -69,12 +69,15 @@ def inside(project: Path, path: Path) -> Path:
 
 
 def read_conversations(paths: Sequence[Path], config: Config) -> tuple[list[Conversation], list[str]]:
-    """Return the conversations of some files, and how each was read."""
+    """Return the conversations of some files and folders, and how each file was read."""
     rows: list[Conversation] = []
     notes = []
-    for path in paths:
-        found, form = to_conversations(read_rows(path), form=config.data.format, columns=config.data.columns)
-        notes.append(f"{path.name}: {len(found)} rows, read as {form.replace('_', ' / ')}")
+    for path in (file for given in paths for file in files_in(given)):
+        source = open_source(path, encoding=config.data.encoding)
+        reading = read_records(source.rows, form=config.data.format, columns=config.data.columns, me=config.data.me)
+        found = conversations_of(reading, path)
+        how = f" ({source.why})" if source.why else ""
+        notes.append(f"{path.name}{how}: {len(found)} rows, read as {reading.form}: {reading.why}")
         rows += found
     return mix.with_system(rows, config.data.system), notes
 

@@ -28,7 +28,7 @@ from fledge.model.lora import LoraSettings
 from fledge.model.memory import peak_rss_bytes, rss_bytes
 from fledge.model.pull import resolve as resolve_model
 from fledge.model.tokenizer import load_tokenizer
-from fledge.model.weights import GgufWeights, Weights, open_weights
+from fledge.model.weights import GgufWeights, OtherWeights, Weights, open_weights
 from fledge.objective import OBJECTIVES
 from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
 from fledge.recipes.once import check_options, places_of, remember, remembered_bytes
@@ -282,6 +282,7 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
         "trainable_params": num_trainable,
         "peak_rss_bytes": peak_rss_bytes(),
         "adapter": str(run.adapter.resolve()),
+        "exportable": not isinstance(setup.weights, OtherWeights),
         "diagnoses": [],
     }
     manifest = {

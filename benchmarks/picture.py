@@ -7,7 +7,7 @@ from pathlib import Path
 
 from results import latest
 
-WIDTH, ROW, LEFT = 860, 20, 250
+WIDTH, ROW, LEFT = 860, 20, 280
 COLOURS = {"trl-default": "#b8bcc4", "trl-tuned": "#7f8794", "fledge": "#0b7a75"}
 LABELS = {
     "a": "(a) short rows of one template",
@@ -20,7 +20,10 @@ LABELS = {
 def draw(source: Path, out: Path) -> None:
     """Write the picture of the newest figures."""
     found = latest(source)
-    runs = {what: figures for what, figures in found.items() if what.startswith("engine ") and "(" in what}
+    named = [what for what in found if what.startswith("engine ") and "(" in what]
+    # The starter model's sets in order, then the other models.
+    named.sort(key=lambda what: (what.split()[1] != "smollm2-135m", what))
+    runs = {what: found[what] for what in named}
     parts: list[str] = []
     y = 46
     most = max(f["fledge.tokens_per_s"] for f in runs.values())
@@ -57,10 +60,10 @@ def _growth(figures: dict[str, float], top: float) -> list[str]:
     """Return a plot of seconds over computed tokens, both logarithmic, with memory written beside each point."""
     counts = [int(name.split()[1].split(".")[0]) for name in figures if name.endswith(".seconds")]
     points = [(c, figures[f"rows {c}.computed"], figures[f"rows {c}.seconds"]) for c in counts]
-    x0, x1, y0, y1 = LEFT, WIDTH - 190, top + 200, top + 30
+    x0, x1, y0, y1 = LEFT, WIDTH - 60, top + 200, top + 30
     tokens, seconds = ([math.log10(p[i]) for p in points] for i in (1, 2))
     parts = [
-        _text(12, top + 14, "Time grows with computed tokens, memory does not", weight="bold"),
+        _text(12, top + 14, "Time grows with computed tokens, memory by the rows alone", weight="bold"),
         f'<path d="M{x0} {y1} V{y0} H{x1}" fill="none" stroke="#5b6270"/>',
         _text(x0 + 110, y0 + 26, "computed tokens (log scale)", colour="#5b6270"),
         _text(12, y1 + 20, "seconds (log scale)", colour="#5b6270"),
@@ -72,10 +75,16 @@ def _growth(figures: dict[str, float], top: float) -> list[str]:
         path.append(f"{x:.1f} {y:.1f}")
         memory = figures[f"rows {count}.peak_rss_bytes"] / 1e6
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{COLOURS["fledge"]}"/>')
-        parts.append(_text(x + 8, y + 16, f"{count:,} rows: {total:,.0f} tokens, {taken:,.1f} s, {memory:,.0f} MB"))
+        told = f"{count:,} rows: {total:,.0f} tokens, {taken:,.1f} s, {memory:,.0f} MB"
+        late = x > (x0 + x1) / 2
+        parts.append(
+            _text(x - 10 if late else x + 12, y - 4 if late else y + 5, told, anchor="end" if late else "start")
+        )
     parts.append(f'<polyline points="{" ".join(path)}" fill="none" stroke="{COLOURS["fledge"]}"/>')
     return parts
 
 
-def _text(x: float, y: float, text: str, *, weight: str = "normal", colour: str = "#1c2230") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" fill="{colour}">{text}</text>'
+def _text(
+    x: float, y: float, text: str, *, weight: str = "normal", colour: str = "#1c2230", anchor: str = "start"
+) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" fill="{colour}" text-anchor="{anchor}">{text}</text>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from fledge.data.readers.documents import from_rst
 from fledge.data.sources import open_source, read_rows
 from fledge.errors import DataError, Finding
+from papers import docx, pdf
 
 
 def only(path: Path) -> dict[str, str]:
@@ -140,12 +140,6 @@ def test_html_shows_what_a_reader_sees(tmp_path: Path) -> None:
             assert hidden not in text
 
 
-def docx(path: Path, body: str) -> None:
-    space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("word/document.xml", f"<w:document {space}><w:body>{body}</w:body></w:document>")
-
-
 def test_docx(tmp_path: Path) -> None:
     paragraph = "<w:p><w:pPr>{style}</w:pPr><w:r><w:t>{a}</w:t></w:r><w:r><w:tab/><w:t>{b}</w:t></w:r></w:p>"
     heading, item = '<w:pStyle w:val="Heading2"/>', "<w:numPr/>"
@@ -157,26 +151,6 @@ def test_docx(tmp_path: Path) -> None:
     docx(tmp_path / "b.docx", "<broken")
     with pytest.raises(DataError, match="not a readable DOCX"):
         read_rows(tmp_path / "b.docx")
-
-
-def pdf(path: Path, lines: list[str]) -> None:
-    """Write the smallest PDF that shows these lines."""
-    shown = "BT /F1 12 Tf 50 700 Td 14 TL " + " ".join(f"({line}) Tj T*" for line in lines) + " ET"
-    objects = [
-        "<< /Type /Catalog /Pages 2 0 R >>",
-        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R"
-        " /Resources << /Font << /F1 5 0 R >> >> >>",
-        f"<< /Length {len(shown)} >>\nstream\n{shown}\nendstream",
-        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]
-    out, places = "%PDF-1.4\n", []
-    for number, content in enumerate(objects, start=1):
-        places.append(len(out))
-        out += f"{number} 0 obj\n{content}\nendobj\n"
-    table = "".join(f"{place:010} 00000 n \n" for place in places)
-    out += f"xref\n0 6\n0000000000 65535 f \n{table}trailer\n<< /Size 6 /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF\n"
-    path.write_bytes(out.encode("latin-1"))
 
 
 def test_pdf(tmp_path: Path) -> None:

@@ -27,24 +27,36 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Form:
-    """How one form is recognised and read; `meaning` is shown with the guess."""
+    """How one form is recognised and read; `meaning` is shown with the guess.
+
+    nested: the row is a structure of its own, which cannot be read in part; a row that does not fit is none.
+    """
 
     fits: Callable[[Values], bool]
     records: Callable[[Values], Sequence[Record]]
     meaning: str
+    nested: bool = False
+
+    def read(self, values: Values) -> Sequence[Record]:
+        """Return the records of a row. Raises RowFault for what is wrong with it."""
+        if self.nested and not self.fits(values):
+            raise RowFault(f"is not {self.meaning}, as other rows are.")
+        return self.records(values)
 
 
 # Tried in this order: the most telling comes first.
 FORMS: dict[str, Form] = {
-    "openai_export": Form(chats.is_openai_export, chats.from_openai_export, "conversations of a ChatGPT export"),
-    "chat_export": Form(chats.is_chat_export, chats.from_chat_export, "a chat between people"),
+    "openai_export": Form(
+        chats.is_openai_export, chats.from_openai_export, "conversations of a ChatGPT export", nested=True
+    ),
+    "chat_export": Form(chats.is_chat_export, chats.from_chat_export, "a chat between people", nested=True),
     "preference": Form(preferences.is_preference, preferences.from_preference, "a chosen and a rejected answer"),
-    "reply_tree": Form(preferences.is_reply_tree, preferences.from_reply_tree, "a tree of ranked replies"),
-    "ranked": Form(preferences.is_ranked, preferences.from_ranked, "answers with ranks or scores"),
+    "reply_tree": Form(preferences.is_reply_tree, preferences.from_reply_tree, "a tree of ranked replies", nested=True),
+    "ranked": Form(preferences.is_ranked, preferences.from_ranked, "answers with ranks or scores", nested=True),
     "judged": Form(preferences.is_judged, preferences.from_judged, "an answer labelled good or bad"),
     "messages": Form(conversations.has_turns, conversations.from_turns, "turns with a role and what was said"),
     "instances": Form(
-        conversations.has_instances, conversations.from_instances, "one instruction or passage with several answers"
+        conversations.has_instances, conversations.from_instances, "one instruction with several answers", nested=True
     ),
     "prompt_completion": Form(
         conversations.is_prompt_completion, conversations.from_prompt_completion, "a prompt and its completion"
@@ -100,17 +112,15 @@ def read_records(
     if form == "auto":
         form, why, guessed = recognise(sample) if sample else ("text", "nothing to go by", {})
         renames |= guessed
-    convert = FORMS[form].records
+    found = FORMS[form]
     if form == "chat_export":
         me = me or chats.author_of([row.values for row in sample])
-        convert = partial(chats.from_chat_export, me=me)
+        found = replace(found, records=partial(chats.from_chat_export, me=me))
         why += f"; taught is what '{me}' wrote (data.me names another)"
-    return Reading(form, why, _records(chain(head, stream), convert, renames))
+    return Reading(form, why, _records(chain(head, stream), found, renames))
 
 
-def _records(
-    rows: Iterable[Row | Finding], convert: Callable[[Values], Sequence[Record]], columns: Mapping[str, str]
-) -> Iterator[Record | Finding]:
+def _records(rows: Iterable[Row | Finding], form: Form, columns: Mapping[str, str]) -> Iterator[Record | Finding]:
     for row in rows:
         if isinstance(row, Row):
             row = rename(row, columns)
@@ -118,7 +128,7 @@ def _records(
             yield row
             continue
         try:
-            for record in convert(row.values):
+            for record in form.read(row.values):
                 yield replace(record, origin=row.origin)
         except RowFault as fault:
             yield Finding("data.bad_row", row.origin, fault.message, fault.remedy)

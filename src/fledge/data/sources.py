@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.data.readers import books, chat_logs, documents, json_rows, opening, tables
-from fledge.data.readers.opening import Encoding, compression, find_encoding, open_text, read_head
+from fledge.data.readers.opening import BROKEN, Encoding, compression, find_encoding, open_text, read_head, reading
 from fledge.errors import ConfigError, DataError, Finding, nearest
 from fledge.records import Row
 
@@ -132,10 +132,10 @@ def open_source(path: Path, *, encoding: str = "auto") -> Source:
                 "data.unknown_format", f"a {kind} file inside {packed}.", where=str(path), remedy="Unpack it."
             )
         notes += [f"a {kind} file, whatever its name says"] if told != kind else []
-        return Source(path, kind, ", ".join(notes), BY_BYTES[kind](path))
+        return Source(path, kind, ", ".join(notes), _guarded(path, BY_BYTES[kind](path)))
     found = _named(encoding) if encoding != "auto" else find_encoding(path)
     notes += [found.why] if found.why else []
-    with open_text(path, found, newline="") as file:
+    with reading(path), open_text(path, found, newline="") as file:
         sample = file.read(tables.SAMPLE_CHARS)
     kind, dialect = _text_kind(told, path, sample)
     if dialect is not None:
@@ -144,7 +144,14 @@ def open_source(path: Path, *, encoding: str = "auto") -> Source:
     else:
         rows = BY_TEXT[kind](path, found)
         notes += [f"{_called(kind)}, whatever its name says"] if told not in (kind, None) else []
+    rows = _guarded(path, rows)
     return Source(path, kind, ", ".join(notes), _undamaged(rows, found) if found.damaged else rows)
+
+
+def _guarded(path: Path, rows: Items) -> Items:
+    """Yield the rows; what turns out to be damaged halfway is a DataError."""
+    with reading(path):
+        yield from rows
 
 
 def _undamaged(rows: Items, encoding: Encoding) -> Items:
@@ -207,7 +214,7 @@ def _zip_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except (*BROKEN, ValueError, RuntimeError) as error:
         raise DataError(
             "data.bad_row", "is a damaged ZIP or Office file.", where=str(path), remedy="Save or fetch it again."
         ) from error

@@ -39,11 +39,11 @@ def from_openai_export(values: Mapping[str, Any]) -> list[Conversation]:
     """The branch that the user saw last: from the current node up to the root."""
     mapping = values["mapping"]
     name = values.get("current_node")
-    if name not in mapping:
+    if not isinstance(name, str) or name not in mapping:
         # Without a marked end: the last leaf in the file's order.
         name = next((key for key in reversed(mapping) if not mapping[key].get("children")), None)
     branch, seen = [], set()
-    while name in mapping and name not in seen:
+    while isinstance(name, str) and name in mapping and name not in seen:
         seen.add(name)
         branch.append(mapping[name].get("message"))
         name = mapping[name].get("parent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,9 +121,19 @@ def _rank(values: Values, item: object, outside: str | None, number: int) -> flo
         found = columns.find(item, (*columns.RANKS, *columns.SCORES))
         assert found is not None
         value, name = item[found], found
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RowFault(f"'{name}' of answer {number + 1} is no number.")
-    return float(value) if columns.spelled(name) in columns.RANKS else -float(value)
+    place = _number(value, f"'{name}' of answer {number + 1}")
+    return place if columns.spelled(name) in columns.RANKS else -place
+
+
+def _number(value: object, what: str) -> float:
+    """Return a number that ranks. Raises RowFault for what is none, or is not finite."""
+    try:
+        number = float("nan") if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:
+        number = float("nan")
+    if not math.isfinite(number):
+        raise RowFault(f"{what} is no number.")
+    return number
 
 
 def best_against_worse(values: Values, prompt: Turns, answers: Sequence[tuple[float, str]]) -> list[Preference]:
@@ -152,7 +163,9 @@ def from_reply_tree(values: Values) -> list[Preference]:
         path = (*before, *turns_of([node], "prompt"))
         replies = [reply for reply in node.get("replies") or [] if isinstance(reply, Mapping)]
         pending += [(reply, path) for reply in reversed(replies)]
-        ranked = [(float(r["rank"]), text_of(r.get("text"), "text")) for r in replies if r.get("rank") is not None]
+        ranked = [
+            (_number(r["rank"], "a rank"), text_of(r.get("text"), "text")) for r in replies if r.get("rank") is not None
+        ]
         if path[-1].role == "user" and len({rank for rank, _ in ranked}) > 1:
             found += best_against_worse(values, path, ranked)
     if not found:

@@ -30,20 +30,18 @@ def read_xlsx(path: Path) -> Iterator[Row | Finding]:
         raise needs("openpyxl", path) from error
     # What it warns of, formats and extensions, is about writing the book back.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"openpyxl\.")
+    _check_size(path)
     with path.open("rb") as file:
         try:
-            _check_size(path)
             # By its bytes: openpyxl would refuse a name that does not end as it expects.
             book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-        except DataError:
-            raise
+            for sheet in book.worksheets:
+                yield from _sheet_rows(sheet, f"{path}:{sheet.title}")
+            book.close()
         except Exception as error:  # noqa: BLE001 - openpyxl raises whatever its parsers raise
             raise DataError(
                 "data.bad_row", f"not a readable XLSX file: {error}.", where=str(path), remedy="Save it again as CSV."
             ) from error
-        for sheet in book.worksheets:
-            yield from _sheet_rows(sheet, f"{path}:{sheet.title}")
-        book.close()
 
 
 def _check_size(path: Path) -> None:

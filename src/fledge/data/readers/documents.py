@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from statistics import median
 from xml.etree import ElementTree
 
 from fledge.data.readers.books import needs
-from fledge.data.readers.opening import Encoding, open_text
+from fledge.data.readers.opening import BROKEN, Encoding, open_text
 from fledge.errors import DataError, Finding
 from fledge.records import Row
 
@@ -54,6 +55,8 @@ def read_pdf(path: Path) -> Iterator[Row | Finding]:
         import pypdf
     except ImportError as error:
         raise needs("pypdf", path) from error
+    # It tells everything that it mends on the way.
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
         reader = pypdf.PdfReader(path)
         if reader.is_encrypted and not reader.decrypt(""):
@@ -80,7 +83,8 @@ def read_docx(path: Path) -> Iterator[Row | Finding]:
             if size > MAX_XML_BYTES:
                 raise ValueError(f"its text unpacks to {size:,} bytes")
             root = ElementTree.fromstring(archive.read("word/document.xml"))
-    except (zipfile.BadZipFile, KeyError, ValueError, ElementTree.ParseError, OSError, EOFError) as error:
+    # RuntimeError is what an encrypted or otherwise unusual archive raises.
+    except (*BROKEN, KeyError, ValueError, RuntimeError, ElementTree.ParseError) as error:
         raise DataError(
             "data.bad_row", f"not a readable DOCX file: {error}.", where=str(path), remedy="Save it again, or as text."
         ) from error

@@ -7,7 +7,10 @@ import codecs
 import gzip
 import io
 import lzma
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -49,7 +52,7 @@ class Encoding:
 
 def compression(path: Path) -> str:
     """Return "gzip", "bzip2", "xz" or "", by the first bytes and not by the name."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         head = file.read(8)
     return next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), "")
 
@@ -62,38 +65,31 @@ def open_bytes(path: Path) -> BinaryIO:
 
 def read_head(path: Path) -> bytes:
     """Return the first bytes of the file, decompressed. Raises DataError where it is damaged."""
-    with reading(path) as file:
+    with reading(path), open_bytes(path) as file:
         return file.read(HEAD_BYTES)
 
 
-class reading:  # noqa: N801 - a context manager, named as it reads
-    """Open `path` and turn a damaged or unreadable file into one DataError."""
+# What a damaged or unreadable file raises, while it is opened or anywhere in the middle of it.
+BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
 
-    def __enter__(self) -> BinaryIO:
-        try:
-            self._file = open_bytes(self._path)
-        except OSError as error:
-            raise self._fault(error) from error
-        return self._file
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._file.close()
-        if isinstance(error, OSError | EOFError | lzma.LZMAError) and not isinstance(error, DataError):
-            raise self._fault(error) from error
-
-    def _fault(self, error: BaseException) -> DataError:
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what a damaged or unreadable file raises inside the block into one DataError."""
+    try:
+        yield
+    except BROKEN as error:
+        if isinstance(error, DataError):
+            raise
         told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return DataError(
-            "data.not_found", f"cannot be read: {told}.", where=str(self._path), remedy="Fetch or save it again."
-        )
+        raise DataError(
+            "data.not_found", f"cannot be read: {told}.", where=str(path), remedy="Fetch or save it again."
+        ) from error
 
 
 def find_encoding(path: Path) -> Encoding:
     """Return the encoding of a text file. A file that is not UTF-8 is read to its first foreign byte, no further."""
-    with reading(path) as file:
+    with reading(path), open_bytes(path) as file:
         head = file.read(HEAD_BYTES)
         for bom, name in BOMS:
             if head.startswith(bom):

@@ -37,7 +37,7 @@ DOORS = {
     "gguf": ("model", "release"),
     "httpx": ("runtime.llama", "model.download"),
     "jinja2": ("data.chat_jinja",),
-    "numpy": ("data.tree", "runtime", "model", "training.batch", "evaluation", "release"),
+    "numpy": ("data.tree", "data.token_cache", "runtime", "model", "training.batch", "evaluation", "release"),
     "openpyxl": ("data.readers.books",),
     "pyarrow": ("data.readers.books",),
     "pydantic": ("config",),

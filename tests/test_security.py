@@ -23,7 +23,7 @@ CALLS = {
 KEYWORDS = {"shell": True, "verify": False, "trust_remote_code": None, "allow_pickle": None}
 # jinja2 runs a model's chat template, which came with the model: only its strictest sandbox is good enough.
 ENVIRONMENTS = {"Environment", "Template", "SandboxedEnvironment", "NativeEnvironment", "ImmutableSandboxedEnvironment"}
-SANDBOX = ("fledge/data/template.py", "ImmutableSandboxedEnvironment")
+SANDBOX = ("fledge/data/chat_jinja.py", "ImmutableSandboxedEnvironment")
 
 
 def dangers(path: Path) -> Iterator[str]:

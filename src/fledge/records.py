@@ -28,6 +28,10 @@ class ToolCall:
     arguments: str
     id: str = ""
 
+    def as_openai(self) -> dict[str, Any]:
+        named = {"id": self.id} if self.id else {}
+        return {**named, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
 
 @dataclass(frozen=True)
 class Message:
@@ -42,6 +46,17 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     name: str = ""
     taught: bool = True
+
+    def as_openai(self) -> dict[str, Any]:
+        """Return the message as OpenAI's interface writes it; `taught` is ours alone and left out."""
+        value: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.thinking:
+            value["reasoning_content"] = self.thinking
+        if self.tool_calls:
+            value["tool_calls"] = [call.as_openai() for call in self.tool_calls]
+        if self.name:
+            value["name"] = self.name
+        return value
 
 
 @dataclass(frozen=True)

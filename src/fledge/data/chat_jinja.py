@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import jinja2
 from jinja2 import nodes
@@ -14,7 +14,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from fledge.errors import DataError
-from fledge.records import Message, ToolCall
+from fledge.records import Message
 
 # A template is a program of somebody else's: it may divide by zero as well as refuse.
 FAULTS = (
@@ -26,6 +26,12 @@ FAULTS = (
     AttributeError,
     RecursionError,
 )
+
+
+class Program(Protocol):
+    """A template that is ready to be rendered."""
+
+    def render(self, *args: Any, **kwargs: Any) -> str: ...
 
 
 class _Generation(Extension):
@@ -53,7 +59,7 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def compile_template(source: str) -> jinja2.Template:
+def compile_template(source: str) -> Program:
     """Return the template. Raises DataError where it is not one."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
@@ -77,24 +83,21 @@ def as_variables(messages: Sequence[Message], tools: str) -> dict[str, Any]:
 
 
 def _as_dict(message: Message) -> dict[str, Any]:
-    value: dict[str, Any] = {"role": message.role, "content": message.content}
+    value = message.as_openai()
     if message.thinking:
         # Templates know it by either name.
-        value |= {"reasoning_content": message.thinking, "thinking": message.thinking}
-    if message.tool_calls:
-        value["tool_calls"] = [_call_dict(call) for call in message.tool_calls]
-    if message.name:
-        value["name"] = message.name
+        value["thinking"] = message.thinking
+    for call in value.get("tool_calls", ()):
+        call["function"]["arguments"] = _object_of(call["function"]["arguments"])
     return value
 
 
-def _call_dict(call: ToolCall) -> dict[str, Any]:
+def _object_of(arguments: str) -> Any:
+    """Return what a call is given as an object, as templates expect it, or the text where it is none."""
     try:
-        arguments = json.loads(call.arguments)
+        return json.loads(arguments)
     except ValueError:
-        arguments = call.arguments
-    named = {"id": call.id} if call.id else {}
-    return {**named, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+        return arguments
 
 
 def texts_of(value: Any) -> list[str]:

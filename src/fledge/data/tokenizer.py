@@ -6,6 +6,7 @@ puts them in, by id. That is what keeps a row or a question from closing its own
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,12 @@ class Tokenizer:
                 pieces.append(by_id[token])
             run, place = [], Place.AFTER_CONTROL
         return "".join(pieces)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all that decides about ids."""
+        held = (self.backend.to_str(), sorted(self.control.items()), self.size, sorted(p.name for p in self.blank_at))
+        return hashlib.sha256(repr(held).encode("utf-8", errors="surrogatepass")).hexdigest()
 
     @cached_property
     def control_pattern(self) -> re.Pattern[str]:

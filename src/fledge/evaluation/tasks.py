@@ -80,7 +80,8 @@ def evaluate(rows: Sequence[Conversation], ask: Ask, *, scorer: str, template: T
 
 def write_rows(evaluation: Evaluation, path: Path) -> None:
     """Write one JSON object a row to `path`, all or nothing. Raises DiskError (no room, no permission)."""
-    lines = (json.dumps(asdict(result), ensure_ascii=False) + "\n" for result in evaluation.rows)
+    values = (asdict(row) | {"prompt": [message.as_openai() for message in row.prompt]} for row in evaluation.rows)
+    lines = (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
     # Half a surrogate pair has no UTF-8; written with a backslash it is the JSON escape of the same character.
     text = "".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
     write_text_atomic(path, text)

@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from fledge.config import Config
-from fledge.data import mix
+from fledge.data import mix, token_cache
 from fledge.data.formats import conversations_of, read_records
 from fledge.data.sources import files_in, open_source
 from fledge.data.template import ChatTemplate
 from fledge.errors import DataError
+from fledge.model.cache import cache_root
 from fledge.records import Conversation, Example
 from fledge.runtime.invocation import begins_at
 
@@ -122,6 +124,20 @@ def after_prompt(example: Example, invocation: Sequence[int]) -> Example:
     return replace(example, weights=weights, prompt_tokens=start)
 
 
+def _examples(
+    rows: Sequence[Conversation], template: ChatTemplate, taught: Literal["all", "last"]
+) -> list[list[Example]]:
+    """Return the examples of each row; those of many rows are kept for the next time."""
+    if not token_cache.worth(rows):
+        return [template.examples(row, taught=taught) for row in rows]
+    folder, key = cache_root() / "tokens", token_cache.key_of(rows, template, taught)
+    kept = token_cache.load(folder, key, rows)
+    if kept is None:
+        kept = [template.examples(row, taught=taught) for row in rows]
+        token_cache.save(folder, key, kept)
+    return kept
+
+
 def teach(
     rows: Sequence[Conversation],
     template: ChatTemplate,
@@ -139,8 +155,7 @@ def teach(
     limit = min(config.train.max_tokens, context_tokens or config.train.max_tokens)
     whose = "train.max_tokens" if limit == config.train.max_tokens else "the model's context"
     invocation = template.invocation_ids() if config.train.after_prompt else None
-    for row in rows:
-        own = template.examples(row, taught=config.train.taught)
+    for row, own in zip(rows, _examples(rows, template, config.train.taught), strict=True):
         if invocation is not None:
             own = [after_prompt(example, invocation) for example in own]
         if not sum(example.num_taught for example in own):

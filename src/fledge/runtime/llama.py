@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -212,7 +212,7 @@ class Llama:
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """Return the conversation as llama.cpp renders it with the file's own chat template."""
-        body = {"messages": [asdict(m) for m in messages], "add_generation_prompt": add_generation_prompt}
+        body = {"messages": [m.as_openai() for m in messages], "add_generation_prompt": add_generation_prompt}
         return str(self._post("/apply-template", body)["prompt"])
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
@@ -237,7 +237,7 @@ class Llama:
 
     def _request(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         return {
-            "messages": [asdict(m) for m in messages],
+            "messages": [m.as_openai() for m in messages],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,

@@ -111,9 +111,11 @@ def read_yaml(path: Path, encoding: Encoding) -> Iterator[Row | Finding]:
         yield Finding("data.bad_row", str(path), message, "Write one object a line (JSONL).")
         return
     # Every scalar stays the text it is: an answer "no" must not become false, nor 1.10 a number.
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)(text)
+    documents = []
     try:
-        documents = [document for document in yaml.load_all(text, Loader=loader) if document is not None]
+        while loader.check_data():
+            documents.append(loader.get_data())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -1,0 +1,97 @@
+"""Tokens of rows that were seen before: a file named by the hash of all that they depend on, in the user's cache.
+
+What cannot be read is made again, so a damaged or vanished file costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from fledge.data.template import ChatTemplate
+from fledge.records import Conversation, Example
+
+# Fewer characters are tokenised faster than a file is looked for, read and kept tidy.
+WORTH_CHARS = 200_000
+MAX_BYTES = 1 << 30
+DIGEST_BYTES = 32
+
+
+def worth(rows: Sequence[Conversation]) -> bool:
+    """Whether these rows are so many that keeping their tokens pays."""
+    return sum(len(message.content) for row in rows for message in row.messages) >= WORTH_CHARS
+
+
+def key_of(rows: Sequence[Conversation], template: ChatTemplate, taught: str) -> str:
+    """Return the hash of the rows, the template, the vocabulary and what is taught."""
+    digest = hashlib.sha256(f"1\0{taught}\0{template.source}\0{template.tokenizer.digest}".encode())
+    if "strftime_now" in template.source:
+        # The template writes today's date into every prompt.
+        digest.update(datetime.date.today().isoformat().encode())
+    for row in rows:
+        digest.update(repr((row.messages, row.tools)).encode("utf-8", errors="surrogatepass"))
+    return digest.hexdigest()[:40]
+
+
+def load(folder: Path, key: str, rows: Sequence[Conversation]) -> list[list[Example]] | None:
+    """Return the examples of each row, or None where they are not kept or no longer whole."""
+    path = folder / f"{key}.tokens"
+    try:
+        raw = path.read_bytes()
+        os.utime(path)
+    except OSError:
+        return None
+    digest, held = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
+    if hashlib.sha256(held).digest() != digest:
+        return None
+    with np.load(io.BytesIO(held)) as kept:
+        ids, taught = kept["ids"].tolist(), kept["taught"].astype(np.float64).tolist()
+        ends, counts = kept["ends"].tolist(), kept["counts"].tolist()
+    if len(counts) != len(rows) or sum(counts) != len(ends) or (ends or [0])[-1] != len(ids) != len(taught):
+        return None
+    starts = [0, *ends[:-1]]
+    spans = iter(zip(starts, ends, strict=True))
+    return [
+        [Example(ids[start:end], taught[start:end], row.origin) for start, end in (next(spans) for _ in range(count))]
+        for row, count in zip(rows, counts, strict=True)
+    ]
+
+
+def save(folder: Path, key: str, examples: Sequence[Sequence[Example]]) -> None:
+    """Keep the examples of each row, and of older ones what fits beside. A full disk keeps nothing and is no error."""
+    flat = [example for own in examples for example in own]
+    np.savez(
+        held := io.BytesIO(),
+        ids=np.array([token for example in flat for token in example.ids], dtype=np.int32),
+        taught=np.array([weight > 0 for example in flat for weight in example.weights], dtype=np.bool_),
+        ends=np.array(list(accumulate(len(example.ids) for example in flat)), dtype=np.int64),
+        counts=np.array([len(own) for own in examples], dtype=np.int64),
+    )
+    raw = held.getvalue()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=folder) as staging:
+            staged = Path(staging) / f"{key}.tokens"
+            staged.write_bytes(hashlib.sha256(raw).digest() + raw)
+            staged.replace(folder / staged.name)
+        _tidy(folder)
+    except OSError:
+        return
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the files that were used longest ago, until the others fit."""
+    kept = sorted(folder.glob("*.tokens"), key=lambda path: path.stat().st_mtime, reverse=True)
+    total = 0
+    for path in kept:
+        total += path.stat().st_size
+        if total > MAX_BYTES:
+            path.unlink(missing_ok=True)

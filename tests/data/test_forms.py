@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fledge.data.formats import read_records
+from fledge.data.formats import FORMS, read_records
 from fledge.errors import Finding
 from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Row, Text, ToolCall
 
@@ -323,3 +324,29 @@ def test_the_form_is_that_of_most_rows() -> None:
     assert form == "question_answer"
     assert isinstance(records[0], Finding)
     assert all(isinstance(record, Conversation) for record in records[1:])
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+
+
+def documented() -> list[tuple[str, str]]:
+    """Return (form, row) of every example on the page about data."""
+    sections = PAGE.read_text(encoding="utf-8").split("\n### ")[1:]
+    return [
+        (section.split("\n")[0], line)
+        for section in sections
+        for block in section.split("\n## ")[0].split("```json\n")[1:]
+        for line in block.split("```")[0].splitlines()
+    ]
+
+
+@pytest.mark.parametrize(("form", "line"), documented())
+def test_the_page_about_data_is_true(form: str, line: str) -> None:
+    records, found = read(json.loads(line))
+    assert found == form
+    assert records
+    assert not [record for record in records if isinstance(record, Finding)]
+
+
+def test_the_page_about_data_knows_every_form() -> None:
+    assert {form for form, _ in documented()} == set(FORMS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
@@ -13,14 +14,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fledge.config import load_config
+from fledge.data.template import DEFAULT_TEMPLATE
 from fledge.errors import RunError
 from fledge.project import RunFolder, find_run, list_runs
-from fledge.recipes.tune import Listener, resume, tune
+from fledge.recipes.tune import Listener, prepare, resume, tune
 from fledge.training import checkpoint, log
 from tiny import save_project
 
@@ -225,6 +228,24 @@ def test_what_the_run_began_with_must_not_change(make_project: Any) -> None:
     again = resume(project, run, listener=Listener(say=words.append))
     assert words == [f"{run.path.name} is finished already."]
     assert again["steps"] == STEPS
+
+
+def test_a_run_that_goes_on_the_next_day_sees_the_day_it_began(
+    make_project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Llama 3.2 and others write the date into every prompt."""
+    project = make_project()
+    dated = "{{ strftime_now('%d %b %Y') }}\n" + DEFAULT_TEMPLATE
+    (project / "model" / "chat_template.jinja").write_text(dated)
+    run = interrupted(project, after=2)
+    tomorrow = datetime.date.today() + datetime.timedelta(days=1)
+    monkeypatch.setattr("fledge.recipes.tune.datetime", SimpleNamespace(date=SimpleNamespace(today=lambda: tomorrow)))
+    other = make_project()
+    (other / "model" / "chat_template.jinja").write_text(dated)
+    today = tomorrow - datetime.timedelta(days=1)
+    lessons = [prepare(other, load_config(other), today=day).lesson.digest for day in (None, tomorrow, today)]
+    assert lessons[0] == lessons[1] != lessons[2]
+    assert resume(project, run)["steps"] == STEPS
 
 
 @pytest.mark.parametrize("content", [None, "", "a: [", "knobs: {}", "knobs: {train: {lr: 7}}\nidentity: x\nthreads: 2"])

@@ -59,14 +59,14 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def compile_template(source: str) -> Program:
-    """Return the template. Raises DataError where it is not one."""
+def compile_template(source: str, today: datetime.date | None = None) -> Program:
+    """Return the template, in which it is always `today` where that is given. Raises DataError where it is none."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    environment.globals["strftime_now"] = lambda form: (today or datetime.datetime.now()).strftime(form)
     try:
         return environment.from_string(source)
     except jinja2.TemplateError as error:

@@ -6,6 +6,7 @@ the template's own text alone, never from what a row says.
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,12 +39,15 @@ class Rendered:
 
 
 class ChatTemplate:
-    """The chat template of one model together with its tokenizer."""
+    """The chat template of one model together with its tokenizer.
 
-    def __init__(self, tokenizer: Tokenizer, *, source: str | None = None) -> None:
-        self.tokenizer = tokenizer
+    `today` is the date that templates see which write one into their prompts; None: the real one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, source: str | None = None, today: datetime.date | None = None) -> None:
+        self.tokenizer, self.today = tokenizer, today
         self.source = source or tokenizer.chat_template or DEFAULT_TEMPLATE
-        self._template = compile_template(self.source)
+        self._template = compile_template(self.source, today)
 
     def render(
         self,

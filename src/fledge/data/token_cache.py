@@ -35,7 +35,7 @@ def key_of(rows: Sequence[Conversation], template: ChatTemplate, taught: str) ->
     digest = hashlib.sha256(f"1\0{taught}\0{template.source}\0{template.tokenizer.digest}".encode())
     if "strftime_now" in template.source:
         # The template writes today's date into every prompt.
-        digest.update(datetime.date.today().isoformat().encode())
+        digest.update((template.today or datetime.date.today()).isoformat().encode())
     for row in rows:
         digest.update(repr((row.messages, row.tools)).encode("utf-8", errors="surrogatepass"))
     return digest.hexdigest()[:40]

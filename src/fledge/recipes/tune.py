@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import fcntl
 import hashlib
 import json
@@ -93,11 +94,22 @@ class Setup:
         return num_steps(len(self.lesson.examples), epochs=train.epochs, rows_per_step=train.rows_per_step)
 
 
-def prepare(project: Path, config: Config, *, threads: int | None = None, say: Callable[[str], None] = _quiet) -> Setup:
-    """Read rows and model, decide what is taught, resolve every `auto`. Nothing is written."""
+def prepare(
+    project: Path,
+    config: Config,
+    *,
+    threads: int | None = None,
+    today: datetime.date | None = None,
+    say: Callable[[str], None] = _quiet,
+) -> Setup:
+    """Read rows and model, decide what is taught, resolve every `auto`. Nothing is written.
+
+    `threads` and `today` are those of an interrupted run that goes on: its sums and its prompts depend on them.
+    """
+    today = today or datetime.date.today()
     rows = read_project(project, config)
     weights = open_weights(resolve_model(config.model, base_dir=project))
-    template = ChatTemplate(load_tokenizer(weights))
+    template = ChatTemplate(load_tokenizer(weights), today=today)
     context = weights.shape.context_tokens
     lesson = teach(rows.train, template, config, context_tokens=context)
     held_out = teach(rows.held_out, template, config, context_tokens=context, held_out=True)
@@ -150,6 +162,7 @@ def tune(project: Path, config: Config, *, listener: Listener | None = None) -> 
     record = {
         "fledge": fledge.__version__,
         "threads": setup.threads,
+        "date": setup.template.today,
         "identity": setup.identity,
         "notes": list(setup.notes),
         "knobs": setup.config.model_dump(),
@@ -174,7 +187,7 @@ def resume(project: Path, run: RunFolder, *, listener: Listener | None = None) -
         raise RunError(
             "run.not_resumable", "its run.yaml is missing or damaged.", where=str(run.path), remedy="Start a new run."
         ) from error
-    setup = prepare(project, config, threads=threads, say=listener.say)
+    setup = prepare(project, config, threads=threads, today=record.get("date"), say=listener.say)
     if setup.identity != identity:
         raise RunError(
             "run.not_resumable",

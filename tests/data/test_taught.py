@@ -235,3 +235,23 @@ def test_generation_marks_change_nothing(starter: Tokenizer) -> None:
     assert ChatTemplate(starter, source=marked).examples(conversation) == ChatTemplate(starter, source=STRIPS).examples(
         conversation
     )
+
+
+def test_a_template_that_says_nothing_of_tools_or_reasoning_is_found_out(starter: Tokenizer) -> None:
+    silent = ChatTemplate(starter)
+    assert silent.leaves_out == {"reasoning", "tool calls", "tools"}
+    call = Message("assistant", "", tool_calls=(ToolCall("find", "{}"),))
+    row = Conversation((Message("user", "Q"), call), "rows.jsonl:3")
+    with pytest.raises(DataError, match="does not write tool calls") as caught:
+        silent.examples(row)
+    assert (caught.value.code, caught.value.where) == ("data.template", "rows.jsonl:3")
+    speaking = ChatTemplate(
+        starter,
+        source=STRIPS.replace(
+            "{{ m.content | trim }}",
+            "{{ m.reasoning_content }}{{ m.content | trim }}{% for c in m.tool_calls or [] %}{{ c | tojson }}{% endfor %}",
+        ),
+    )
+    assert speaking.leaves_out == {"tools"}
+    assert speaking.examples(row)
+    assert ChatTemplate(starter, source=THINKS).leaves_out == {"tool calls", "tools"}, "the prompt opens the reasoning"

@@ -15,6 +15,7 @@ from fledge.errors import DataError
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import open_weights
 from fledge.recipes.prepare import read_project, teach
+from fledge.records import Conversation, Message
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,19 @@ def test_the_digest_is_of_every_id_and_weight(tmp_path: Path, template: ChatTemp
     assert teach(rows, template, config).digest == digest
     assert teach(rows[::-1], template, config).digest != digest
     assert teach(rows[1:], template, config).digest != digest
+
+
+def test_what_the_template_leaves_out_of_the_rows_is_said(template: ChatTemplate) -> None:
+    said = Message("assistant", "A", thinking="hm")
+    rows = [
+        Conversation((Message("user", "Q"), said), "r:1", tools="[]"),
+        Conversation((Message("user", "Q"), said), "r:2"),
+    ]
+    notes = teach(rows, template, Config()).notes
+    assert notes == (
+        "WARNING: the model's chat template leaves reasoning out: 2 rows are taught without",
+        "WARNING: the model's chat template leaves tools out: 1 rows are taught without",
+    )
+    assert (
+        teach([Conversation((Message("user", "Q"), Message("assistant", "A")), "r:1")], template, Config()).notes == ()
+    )

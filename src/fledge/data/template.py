@@ -7,6 +7,7 @@ the template's own text alone, never from what a row says.
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from fledge.data.chat_jinja import FAULTS, as_variables, compile_template, map_texts, texts_of
 from fledge.data.tokenizer import Place, Tokenizer
 from fledge.errors import DataError
-from fledge.records import Conversation, Example, Message
+from fledge.records import Conversation, Example, Message, ToolCall
 
 # For base models that carry no template: ChatML, the plainest of the common ones.
 DEFAULT_TEMPLATE = (
@@ -108,13 +109,47 @@ class ChatTemplate:
         ]
 
     def rendered(self, conversation: Conversation, *, taught: Literal["all", "last"] = "all") -> list[Rendered]:
-        """Return the texts that `examples` turns into tokens."""
+        """Return the texts that `examples` turns into tokens.
+
+        Raises DataError where the template refuses the conversation, or leaves out a tool's call that it would teach.
+        """
+        if any(m.tool_calls and m.taught for m in conversation.messages) and "tool calls" in self.leaves_out:
+            raise DataError(
+                "data.template",
+                "calls a tool; the model's chat template does not write tool calls and would teach an empty answer.",
+                where=conversation.origin,
+                remedy="Choose a model whose template knows tools, or remove the row.",
+            )
+        return self._rendered(conversation, taught=taught)
+
+    def _rendered(self, conversation: Conversation, *, taught: Literal["all", "last"]) -> list[Rendered]:
         messages = conversation.messages
         turns = [i for i, message in enumerate(messages) if message.role == "assistant" and message.taught]
         parts = [self._turn(conversation, i) for i in (turns[-1:] if taught == "last" else turns)]
         if parts and all(parts[-1].text.startswith(part.text) for part in parts):
             return [Rendered(parts[-1].text, parts[-1].control, tuple(span for part in parts for span in part.taught))]
         return parts
+
+    @cached_property
+    def leaves_out(self) -> frozenset[str]:
+        """What the template says nothing of: "reasoning", "tool calls", "tools"; found by having it write some."""
+        asked, mark = Message("user", "Q"), "\u25c7mark\u25c7"
+        tools = json.dumps([{"type": "function", "function": {"name": mark, "description": mark, "parameters": {}}}])
+        call = Message("assistant", "", tool_calls=(ToolCall(mark, "{}", "abcdefghi"),))
+        probes = {
+            "reasoning": Conversation((asked, Message("assistant", "A", thinking=mark)), ""),
+            "tool calls": Conversation((asked, call), "", tools=tools),
+            "tools": Conversation((asked, Message("assistant", "A")), "", tools=tools),
+        }
+        return frozenset(what for what, probe in probes.items() if not self._says(mark, probe))
+
+    def _says(self, mark: str, conversation: Conversation) -> bool:
+        """Whether the mark is in the text; a template that refuses will refuse the row itself, in its own words."""
+        try:
+            texts = self._rendered(conversation, taught="all")
+        except DataError:
+            return True
+        return any(mark in rendered.text for rendered in texts)
 
     def _turn(self, conversation: Conversation, index: int) -> Rendered:
         """Return the text up to and with assistant turn `index`, and which part of it that turn has to produce."""

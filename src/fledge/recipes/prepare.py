@@ -36,12 +36,16 @@ NAMED_ROWS = 10
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is taught, and the origins of rows that were left out because they are longer than `limit` tokens."""
+    """What is taught, and the origins of rows that were left out because they are longer than `limit` tokens.
+
+    `notes` warn of what the model's template says nothing of.
+    """
 
     examples: list[Example]
     too_long: list[str]
     limit: int = 0
     whose: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def left_out(self) -> str:
@@ -164,6 +168,7 @@ def teach(
             too_long.append(row.origin)
         else:
             examples += own
+    notes = _left_unsaid(rows, template)
     if rows and not examples and not held_out:
         raise DataError(
             "data.too_long",
@@ -171,4 +176,17 @@ def teach(
             where=too_long[0],
             remedy="Raise it or shorten the rows." if whose == "train.max_tokens" else "Shorten the rows.",
         )
-    return Lesson(examples, too_long, limit, whose)
+    return Lesson(examples, too_long, limit, whose, notes)
+
+
+def _left_unsaid(rows: Sequence[Conversation], template: ChatTemplate) -> tuple[str, ...]:
+    """Return a warning for each thing in the rows that the model's template says nothing of."""
+    held = {
+        "reasoning": sum(any(message.thinking for message in row.messages) for row in rows),
+        "tools": sum(bool(row.tools) for row in rows),
+    }
+    return tuple(
+        f"WARNING: the model's chat template leaves {what} out (rows that have some: {count})"
+        for what, count in held.items()
+        if count and what in template.leaves_out
+    )

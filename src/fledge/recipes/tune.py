@@ -123,7 +123,7 @@ def prepare(
     means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain))
     resolved, choices, plan = resolve(config, examples=lesson.examples, means=means)
     notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: the answers and the token that ends them"]
-    notes += [lesson.left_out] if lesson.left_out else []
+    notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
     notes += [f"held out: {held_out.left_out}"] if held_out.left_out else []
     if config.train.after_prompt and not isinstance(weights, GgufWeights):
         notes.append("train.after_prompt: the adapter opens in PEFT; to export and serve it, train on a GGUF file")

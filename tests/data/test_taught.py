@@ -249,7 +249,8 @@ def test_a_template_that_says_nothing_of_tools_or_reasoning_is_found_out(starter
         starter,
         source=STRIPS.replace(
             "{{ m.content | trim }}",
-            "{{ m.reasoning_content }}{{ m.content | trim }}{% for c in m.tool_calls or [] %}{{ c | tojson }}{% endfor %}",
+            "{{ m.reasoning_content }}{{ m.content | trim }}"
+            "{% for call in m.tool_calls or [] %}{{ call | tojson }}{% endfor %}",
         ),
     )
     assert speaking.leaves_out == {"tools"}

@@ -91,8 +91,8 @@ def test_what_the_template_leaves_out_of_the_rows_is_said(template: ChatTemplate
     ]
     notes = teach(rows, template, Config()).notes
     assert notes == (
-        "WARNING: the model's chat template leaves reasoning out: 2 rows are taught without",
-        "WARNING: the model's chat template leaves tools out: 1 rows are taught without",
+        "WARNING: the model's chat template leaves reasoning out (rows that have some: 2)",
+        "WARNING: the model's chat template leaves tools out (rows that have some: 1)",
     )
     assert (
         teach([Conversation((Message("user", "Q"), Message("assistant", "A")), "r:1")], template, Config()).notes == ()

@@ -179,6 +179,13 @@ def test_importing_fledge_is_light() -> None:
     assert seconds < 0.2
 
 
+def test_the_room_of_data_needs_no_torch() -> None:
+    rooms = sorted(name for name in modules(SOURCE) if name.startswith("fledge.data"))
+    assert len(rooms) > 15
+    code = "import importlib\nfor name in " + repr(rooms) + ": importlib.import_module(name)"
+    assert not _fastest(code, {"torch", "transformers", "pyarrow", "openpyxl", "pypdf"})[1]
+
+
 def test_help_is_light() -> None:
     code = "sys.argv = ['fledge', '--help']\nfrom fledge.cli import main\ntry: main()\nexcept SystemExit: pass"
     seconds, loaded = _fastest(code, {"torch", "transformers", "numpy", "httpx", "yaml", "pydantic"})

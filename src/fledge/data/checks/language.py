@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 # So much of a text is looked at.
-LOOKED_AT_CHARS = 600
+LOOKED_AT_CHARS = 400
 # So many small words a text must hold, and so many times as many as of the next language.
 MIN_WORDS = 3
 MIN_SHARE = 0.06
@@ -29,7 +29,8 @@ SMALL_WORDS = {
     "cuando muy sin sobre también me hasta hay donde quien desde todo nos qué son está esta puede porque yo",
     "it": "il la di che un una per non sono del della in con le si da come più al ma gli anche dei nel alla lo "
     "questo delle ha su se nella essere dal cui ho tra degli perché quando cosa era",
-    "pt": "os as de em que um uma para com não por se do da na no mais dos como mas ao ele das seu sua ou quando "
+    "pt": "eles elas há porque esta este foi tem seus suas você vocês numa pelos ninguém muitos nem bem "
+    "os as de em que um uma para com não por se do da na no mais dos como mas ao ele das seu sua ou quando "
     "muito nos já eu também só pelo pela até isso ela entre depois sem mesmo aos são você está ser",
     "nl": "de het een van en in is dat op te voor met zijn die niet aan er om ook als maar door bij uit nog naar dan "
     "over wordt of hij heeft ze worden kan hun deze wat je ik we geen meer tot waar hoe",

@@ -23,7 +23,9 @@ ALIKE = 90.0
 STRANGE_WORDS = 0.05
 SPELLED_ALIKE = 75.0
 SMALL_WORD_CHARS = 3
-BATCH_BYTES = 1 << 19
+# What is computed at once stays in the processor's cache.
+BATCH_BYTES = 1 << 16
+_PAD = b"\0" * 8
 
 Bands = npt.NDArray[np.uint32]
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -51,22 +53,23 @@ def sketch(texts: Sequence[str]) -> Bands:
 def _bins(pieces: Sequence[bytes]) -> npt.NDArray[np.uint32]:
     """Return the least hash of every bin of every text; windows reach into zero bytes behind it, not into the next."""
     lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
-    # A text shorter than a window still has one: its whole, and zeros.
-    steps = lengths + 1
-    pad = b"\0" * 8
-    stream = np.frombuffer(pad.join(pieces) + pad, dtype=np.uint8)
-    starts = np.concatenate([[0], np.cumsum(lengths + 8)[:-1]]) if len(pieces) else lengths
-    words = np.lib.stride_tricks.as_strided(stream[:8].view("<u8"), (max(0, len(stream) - 7),), (1,))
-    sizes = np.maximum(steps - WINDOW_BYTES, 1)
-    owner = np.repeat(np.arange(len(pieces), dtype=np.int64), sizes)
-    first = np.cumsum(sizes) - sizes
-    places = np.arange(int(sizes.sum()), dtype=np.int64) + np.repeat(starts - first, sizes)
-    hashed = (words[places] & _MASK) * _ODD
-    hashed ^= hashed >> np.uint64(29)
+    stream = np.frombuffer(_PAD.join(pieces) + _PAD + _PAD, dtype=np.uint8)
+    spans = lengths + len(_PAD)
+    total = int(spans.sum())
+    words = np.lib.stride_tricks.as_strided(stream[:8].view("<u8"), (total,), (1,))
+    hashed = words & _MASK
     hashed *= _ODD
-    slots = owner * BINS + (hashed >> np.uint64(58)).astype(np.int64)
+    # The high bits of the product are the mixed ones: six name the bin, those below are the value.
     least = np.full(len(pieces) * BINS, _EMPTY, dtype=np.uint32)
-    np.minimum.at(least, slots, ((hashed >> np.uint64(24)) & np.uint64(0xFFFFFFFE)).astype(np.uint32))
+    values = (hashed >> np.uint64(26)).astype(np.uint32)
+    # Windows that begin behind a text are nobody's; an empty text keeps one, of zeros.
+    ends = np.cumsum(spans)
+    behind = np.minimum(ends[:, None] - np.arange(1, len(_PAD)), total - 1)
+    values[behind] = _EMPTY
+    hashed >>= np.uint64(58)
+    slots = hashed.view(np.int64)
+    slots += np.repeat(np.arange(len(pieces), dtype=np.int64) * BINS, spans)
+    np.minimum.at(least, slots, values)
     return least.reshape(-1, BINS)
 
 

@@ -108,7 +108,7 @@ def check_control(view: View) -> Iterator[Finding]:
             "Cut the text into turns; the template writes its marks itself. As text it teaches the model to say it."
         )
         yield warning("data.control_text", view.origin, message, remedy)
-    elif any(mark in text for mark in _LABEL_MARKS):
+    elif ":" in text and any(mark in text for mark in _LABEL_MARKS):
         yield from _labels(view)
 
 

@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow bench bench-demo docs setup clean
+.PHONY: demo test test-slow bench bench-demo bench-data docs setup clean
 
 demo: setup  ## teach, measure and hand over, end to end, on the shipped example
 	$(BIN)/fledge demo
@@ -25,6 +25,9 @@ bench: setup  ## the engine against TRL + PEFT, in turn on this machine; appends
 
 bench-demo: setup  ## the demo with two seeds, its figures against their targets; appends to the same file
 	$(BIN)/python benchmarks/run.py
+
+bench-data: setup  ## the checks of data: a million rows, and 100,000; appends to the same file
+	$(BIN)/python benchmarks/data.py
 
 docs: setup  ## write what is generated: docs/cli.md, docs/config.md, tests/surface.json
 	$(BIN)/python docs/generate.py

@@ -40,6 +40,21 @@ CODES: dict[str, str] = {
     "data.too_long": "a row that is longer than train.max_tokens",
     "data.nothing_taught": "a row, or all rows, without a single taught token",
     "data.template": "the model's chat template refused a conversation",
+    "data.cut_answer": "an answer that seems to be cut off",
+    "data.language": "a row in another language than the others",
+    "data.mojibake": "letters that were read in the wrong encoding",
+    "data.off_template": "an answer without the form that answers must have, or that the others have",
+    "data.duplicate": "a row that stands there already",
+    "data.near_duplicate": "a row that says nearly the same as another",
+    "data.contradiction": "one question with different answers",
+    "data.leak": "a row held out to measure with that is learnt too",
+    "data.personal": "personal data",
+    "data.secret": "a password, key or token",
+    "data.leftover": "a placeholder that nobody filled in",
+    "data.control_text": "marks of a chat template or labels of speakers inside a turn",
+    "data.markup": "HTML in an answer",
+    "data.imbalance": "classes of which one is rare",
+    "data.licence": "what the files beside the data say of its licence",
     "model.unknown": "a model name that is neither in the catalog nor a path",
     "model.no_source": "no source of the model could be reached",
     "model.bad_hash": "a file whose sha256 is not the one in the catalog",
@@ -89,6 +104,8 @@ class ConfigError(FledgeError, ValueError): ...
 class Severity(StrEnum):
     ERROR = "error"
     WARNING = "warning"
+    # Worth knowing; nothing to mend.
+    NOTE = "note"
 
 
 @dataclass(frozen=True)

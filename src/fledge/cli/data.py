@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from fledge.cli import check
 from fledge.cli.options import HERE, AsJson, ProjectDir
 
 app = typer.Typer(help="Look at data before it is learnt.", no_args_is_help=True)
+app.command()(check.check)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -23,6 +23,7 @@ MAX_CLASSES = 40
 SHOWN_COLUMNS = 8
 
 Values = Mapping[str, Any]
+Mend = Callable[[Row, RowFault], Sequence[Record]]
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,17 @@ FORMS: dict[str, Form] = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How the rows of a file are read: `form`, why, and what is renamed. `records` yields them one by one."""
+    """How the rows of a file are read: `form`, why, and what is renamed. `records` yields them one by one.
+
+    `columns` and `me` read other rows of the file in the same way. `whole`: all rows together make one record.
+    """
 
     form: str
     why: str
     records: Iterator[Record | Finding]
+    columns: Mapping[str, str] = field(default_factory=dict)
+    me: str | None = None
+    whole: bool = False
 
 
 def read_records(
@@ -88,10 +95,12 @@ def read_records(
     form: str = "auto",
     columns: Mapping[str, str] | None = None,
     me: str | None = None,
+    mend: Mend | None = None,
 ) -> Reading:
     """Return the rows as records, read one by one; a faulty row gives a Finding in its place.
 
     `columns` renames: {"question": "Frage"} reads column Frage as question. `me`: whose messages a chat export teaches.
+    `mend` is given each faulty row and its fault, and returns what stands in for it; it may raise the fault again.
     Raises ConfigError for an unknown form, DataError where no form fits the first rows.
     """
     if form != "auto" and form not in FORMS:
@@ -102,12 +111,13 @@ def read_records(
         )
     stream = iter(rows)
     head: list[Row | Finding] = list(islice(stream, SAMPLE_ROWS))
+    chat_rows = False
     sample = [renamed for row in head if isinstance(row, Row) and isinstance(renamed := rename(row, columns), Row)]
     if form == "auto" and sample and sum(chats.is_chat_row(row.values) for row in sample) > len(sample) / 2:
         # A table of messages: all rows together are the chat.
         whole = {"messages": [row.values for row in chain(head, stream) if isinstance(row, Row)]}
         chat = Row(whole, sample[0].origin)
-        head, stream, sample = [chat], iter(()), [chat]
+        head, stream, sample, chat_rows = [chat], iter(()), [chat], True
     why, renames = "named in data.format", dict(columns or {})
     if form == "auto":
         form, why, guessed = recognise(sample) if sample else ("text", "nothing to go by", {})
@@ -117,10 +127,13 @@ def read_records(
         me = me or chats.author_of([row.values for row in sample])
         found = replace(found, records=partial(chats.from_chat_export, me=me))
         why += f"; taught is what '{me}' wrote (data.me names another)"
-    return Reading(form, why, _records(chain(head, stream), found, renames))
+    records = _records(chain(head, stream), found, renames, mend)
+    return Reading(form, why, records, renames, me, chat_rows)
 
 
-def _records(rows: Iterable[Row | Finding], form: Form, columns: Mapping[str, str]) -> Iterator[Record | Finding]:
+def _records(
+    rows: Iterable[Row | Finding], form: Form, columns: Mapping[str, str], mend: Mend | None
+) -> Iterator[Record | Finding]:
     for row in rows:
         if isinstance(row, Row):
             row = rename(row, columns)
@@ -128,7 +141,13 @@ def _records(rows: Iterable[Row | Finding], form: Form, columns: Mapping[str, st
             yield row
             continue
         try:
-            for record in form.read(row.values):
+            try:
+                records = form.read(row.values)
+            except RowFault as fault:
+                if mend is None:
+                    raise
+                records = mend(row, fault)
+            for record in records:
                 yield replace(record, origin=row.origin)
         except RowFault as fault:
             yield Finding("data.bad_row", row.origin, fault.message, fault.remedy)

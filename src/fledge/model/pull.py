@@ -133,6 +133,20 @@ def resolve(spec: str, *, base_dir: Path) -> Path:
     return pull(spec).path
 
 
+def on_this_machine(spec: str, *, base_dir: Path) -> Path | None:
+    """Return what `resolve` would, but only where it is here already; None where it would have to be fetched."""
+    path = base_dir / Path(spec).expanduser()
+    entry = catalog.MODELS.get(spec.strip().lower())
+    if entry is None and path.exists():
+        return _readable(path)
+    key = entry.name if entry else spec.replace("/", "--")
+    try:
+        return fetch.find_local(key)
+    except PullError:
+        found = cache.find(key, pinned=catalog.pinned_sha256(entry.sources) if entry else None)
+        return found.path if found else None
+
+
 def _readable(path: Path) -> Path:
     if path.is_dir():
         if (path / "config.json").is_file():

@@ -64,6 +64,27 @@ def read_jsonl(path: Path, encoding: Encoding) -> Iterator[Row | Finding]:
             number += whole
 
 
+def read_jsonl_span(path: Path, *, start: int, end: int, line: int) -> Iterator[Row | Finding]:
+    """Yield the rows in bytes `start` to `end` of a UTF-8 file, which are whole lines; the first has number `line`."""
+    with path.open("rb") as file:
+        file.seek(start)
+        text = file.read(end - start).decode("utf-8", errors="replace")
+    for number, row in enumerate(text.removeprefix("\ufeff").split("\n"), start=line):
+        if row and not row.isspace():
+            yield _line_row(row, f"{path}:{number}")
+
+
+def spans(path: Path, *, size: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, end, number of the first line) of pieces of about `size` bytes, whole lines each, that cover it."""
+    with path.open("rb") as file:
+        start, line = 0, 1
+        while block := file.read(size):
+            block += file.readline()
+            yield start, start + len(block), line
+            start += len(block)
+            line += block.count(b"\n")
+
+
 def _line_row(line: str, where: str) -> Row | Finding:
     try:
         value = json.loads(line, object_pairs_hook=unique_keys)

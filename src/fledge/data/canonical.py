@@ -1,0 +1,57 @@
+"""Record -> the one row that says it in fledge's own columns; reading that row gives the record again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Text
+
+
+def as_values(record: Record) -> dict[str, Any]:
+    """Return the columns of a record. Its origin is not among them: it becomes the row's own place."""
+    match record:
+        case Conversation():
+            values: dict[str, Any] = {"messages": _turns(record.messages)}
+            values |= {} if record.answer is None else {"answer": record.answer}
+        case Preference():
+            sides = {"prompt": record.prompt, "chosen": record.chosen, "rejected": record.rejected}
+            values = {name: _turns(turns) for name, turns in sides.items()}
+        case Judged():
+            values = {"messages": _turns(record.messages), "label": record.good}
+        case Problem():
+            values = {"prompt": _turns(record.prompt)} | ({"ground_truth": record.answer} if record.answer else {})
+        case Text():
+            values = {"text": record.text} | ({"title": record.title} if record.title else {})
+    if record.group is not None:
+        values["group"] = record.group
+    if not isinstance(record, Text) and record.tools:
+        values["tools"] = json.loads(record.tools)
+    return values
+
+
+def as_line(record: Record) -> str:
+    """Return the row as one line of JSONL, with its line end."""
+    return json.dumps(as_values(record), ensure_ascii=False) + "\n"
+
+
+def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [_turn(message) for message in messages]
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    values: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thinking:
+        values["thinking"] = message.thinking
+    if message.tool_calls:
+        values["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            | ({"id": call.id} if call.id else {})
+            for call in message.tool_calls
+        ]
+    if message.name:
+        values["name"] = message.name
+    if not message.taught:
+        values["weight"] = 0
+    return values

@@ -1,0 +1,222 @@
+"""Records -> what is wrong with each by itself, and the figures that tell what is wrong between them.
+
+A file is looked at in pieces, each by whichever process has time. What a piece says is small: problems, counts, some
+rows to count tokens of, and a folder with figures of every row, from which rows are compared when all have been seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fledge.data.canonical import as_line
+from fledge.data.checks import near
+from fledge.data.checks.language import NAMES, language_of
+from fledge.data.checks.mask import check_personal
+from fledge.data.checks.shape import ending_of
+from fledge.data.checks.text import check_control, check_leftovers, check_letters, check_markup
+from fledge.data.checks.view import View, plain, quoted, spaced, view, warning
+from fledge.errors import Finding, Severity
+from fledge.records import Record
+
+# Every check of one row; a new one is a line here.
+ROW_CHECKS: tuple[Callable[[View], Iterable[Finding]], ...] = (
+    check_letters, check_leftovers, check_control, check_markup, check_personal,
+)  # fmt: skip
+MAX_KEPT = 1000
+LANGUAGES = ("", *NAMES)
+_LANGUAGE_PLACE = {name: place for place, name in enumerate(LANGUAGES)}
+# What tells rows apart, one line a row: hashes of 8 bytes, 0 for "has none".
+ROW = np.dtype(
+    [
+        ("whole", "<u8"), ("question", "<u8"), ("answer", "<u8"), ("group", "<u8"), ("at", "<u8"), ("size", "<u4"),
+        ("chars", "<u4"), ("language", "u1"), ("ending", "u1"), ("exclusive", "u1"),
+    ]
+)  # fmt: skip
+SKETCHED_AT_ONCE = 512
+# The order in which a row's words stand in the spool, each followed by a zero byte.
+SEPARATOR = "\0"
+SHOWN_CHARS = 200
+LONGEST_SPOOLED_CHARS = 2 * near.COMPARED_CHARS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to look for. told: how the form that answers must have is named to the user.
+
+    sample_every: of so many rows one is handed back for its tokens; what is longer than `long_chars` is handed back
+    always. questions: also sketch questions by themselves, to find leaks.
+    """
+
+    told: str = ""
+    sample_every: int = 1
+    long_chars: int = 1 << 60
+    questions: bool = False
+
+
+@dataclass
+class Seen:
+    """What was seen in some rows: `counts` of every problem, of which `problems` holds at most MAX_KEPT per code."""
+
+    rows: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    errors: int = 0
+    problems: list[Finding] = field(default_factory=list)
+    samples: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, finding: Finding) -> None:
+        self.counts[finding.code] += 1
+        self.errors += finding.severity is Severity.ERROR
+        if self.counts[finding.code] <= MAX_KEPT:
+            self.problems.append(finding)
+
+
+def hash_of(text: str) -> int:
+    """Return 64 bits of a text's hash, never 0."""
+    return (
+        int.from_bytes(hashlib.blake2b(text.encode("utf-8", errors="replace"), digest_size=8).digest(), "little") or 1
+    )
+
+
+class Recorder:
+    """Writes one figure-row per record into `folder`: rows.bin, bands.bin, questions.bin, words.bin."""
+
+    def __init__(self, folder: Path, *, questions: bool) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files = {name: (folder / f"{name}.bin").open("wb") for name in FILES}
+        self._questions = questions
+        self._rows: list[tuple[int, ...]] = []
+        self._wholes: list[str] = []
+        self._asked: list[str] = []
+        self._at = 0
+
+    def add(self, v: View) -> None:
+        """Record one row."""
+        question, answer, rest = plain(v.question), spaced(v.answer), spaced(f"{v.system}\n{v.beside}")
+        words = (v.origin, question[:LONGEST_SPOOLED_CHARS], answer[:LONGEST_SPOOLED_CHARS], v.answer[:SHOWN_CHARS])
+        encoded = SEPARATOR.join(word.replace(SEPARATOR, " ") for word in words).encode("utf-8", errors="replace")
+        self._files["words"].write(encoded)
+        told = language_of(v.answer) or language_of(v.question)
+        self._rows.append(
+            (
+                hash_of(SEPARATOR.join((question, answer, rest))),
+                hash_of(f"{question}{SEPARATOR}{rest}") if question else 0,
+                hash_of(answer) if answer else 0,
+                hash_of(v.group) if v.group is not None else 0,
+                self._at,
+                len(encoded),
+                sum(len(turn.content) for turn in v.turns),
+                _LANGUAGE_PLACE[told],
+                ending_of(v.answer),
+                v.answers,
+            )
+        )  # fmt: skip
+        self._at += len(encoded)
+        half = near.COMPARED_CHARS // 2
+        self._wholes.append(f"{question[:half]} {answer[:half]}")
+        self._asked.append(question)
+        if len(self._rows) >= SKETCHED_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        np.array(self._rows, dtype=ROW).tofile(self._files["rows"])
+        if self._rows:
+            near.sketch(self._wholes).tofile(self._files["bands"])
+            if self._questions:
+                near.sketch(self._asked).tofile(self._files["questions"])
+        self._rows, self._wholes, self._asked = [], [], []
+
+    def close(self) -> None:
+        self._flush()
+        for file in self._files.values():
+            file.close()
+
+
+FILES = ("rows", "bands", "questions", "words")
+
+
+def look(
+    records: Iterable[Record | Finding], asked: Asked, folder: Path, *, fits: Callable[[View], bool] | None = None
+) -> Iterator[Finding | Seen]:
+    """Yield every problem when it is met, and at the end what was seen in all. `fits`: has an answer its form?"""
+    seen = Seen()
+    recorder = Recorder(folder, questions=asked.questions)
+    try:
+        for record in records:
+            if isinstance(record, Finding):
+                seen.add(record)
+                yield record
+                continue
+            v = view(record)
+            for check in ROW_CHECKS:
+                for finding in check(v):
+                    seen.add(finding)
+                    yield finding
+            if fits is not None and v.answer and not fits(v):
+                seen.add(finding := _off_template(v, asked))
+                yield finding
+            recorder.add(v)
+            if seen.rows % asked.sample_every == 0 or len(v.text) > asked.long_chars:
+                seen.samples.append((v.origin, as_line(record)))
+            seen.rows += 1
+    finally:
+        recorder.close()
+    yield seen
+
+
+def _off_template(v: View, asked: Asked) -> Finding:
+    message = f"the answer {quoted(v.answer)} has not {asked.told}."
+    return warning("data.off_template", v.origin, message, "Write it like the others, or remove the row.")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The figures of all rows, in order of their pieces; the heavier ones are read from disk when asked for."""
+
+    folders: tuple[Path, ...]
+    figures: npt.NDArray[np.void]
+    ends: npt.NDArray[np.int64]
+
+    def column(self, name: str, place: int) -> npt.NDArray[np.uint32]:
+        """Return one band of all rows."""
+        parts = [_mapped(folder / f"{name}.bin")[:, place] for folder in self.folders]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint32)
+
+    def words(self, row: int) -> tuple[str, str, str, str]:
+        """Return (origin, question, answer, answer as it is written, its beginning) of a row; the texts are folded."""
+        piece = int(np.searchsorted(self.ends, row, side="right"))
+        with (self.folders[piece] / "words.bin").open("rb") as file:
+            file.seek(int(self.figures["at"][row]))
+            text = file.read(int(self.figures["size"][row])).decode("utf-8")
+        origin, question, answer, written = text.split(SEPARATOR, 3)
+        return origin, question, answer, written
+
+    def origin(self, row: int) -> str:
+        return self.words(row)[0]
+
+
+def _mapped(path: Path) -> npt.NDArray[np.uint32]:
+    if path.stat().st_size == 0:
+        return np.zeros((0, near.BANDS), dtype=np.uint32)
+    return np.memmap(path, dtype=np.uint32, mode="r").reshape(-1, near.BANDS)
+
+
+def load(folders: Iterable[Path]) -> Rows:
+    """Return the figures that `look` left in some folders."""
+    kept = tuple(folders)
+    parts = [np.fromfile(folder / "rows.bin", dtype=ROW) for folder in kept]
+    ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+    return Rows(kept, np.concatenate(parts) if parts else np.zeros(0, dtype=ROW), ends)
+
+
+def as_mapping(finding: Finding) -> Mapping[str, str]:
+    return {
+        "code": finding.code, "where": finding.where, "message": finding.message, "remedy": finding.remedy,
+        "severity": finding.severity.value,
+    }  # fmt: skip

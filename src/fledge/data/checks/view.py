@@ -1,0 +1,94 @@
+"""Record -> View: the one shape in which every check looks at a row, whatever its form was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from fledge.errors import Finding, Severity
+from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Text
+
+# What a word may wear at its ends without becoming another word. Signs of arithmetic stay: 3-4 is not 3+4.
+_AROUND = ".,;:!?\"'()[]…¿¡。，、？！：；“”‘’«»`*"
+
+
+@dataclass(frozen=True)
+class View:
+    """A row's words: what is asked (without the system message), what the last answer says, and every turn."""
+
+    origin: str
+    turns: tuple[Message, ...]
+    question: str
+    answer: str
+    system: str = ""
+    group: str | None = None
+    # Whether there is one right answer to the question: two of them would contradict each other.
+    answers: bool = True
+    # What else tells two rows apart: the rejected answer, the tools.
+    beside: str = ""
+
+    @cached_property
+    def text(self) -> str:
+        """Everything that is said in the row, once."""
+        return "\n".join(message.content for message in self.turns) + ("\n" + self.beside if self.beside else "")
+
+
+def view(record: Record) -> View:
+    """Return how the checks see a record."""
+    match record:
+        case Conversation():
+            return _talk(record, record.messages)
+        case Preference():
+            return _talk(record, (*record.prompt, *record.chosen), rejected=record.rejected, answers=False)
+        case Judged():
+            return _talk(record, record.messages, beside=f"{record.good}", answers=False)
+        case Problem():
+            said = (Message("assistant", record.answer),) if record.answer else ()
+            return _talk(record, (*record.prompt, *said))
+        case Text():
+            turns = (Message("assistant", record.text),)
+            return View(record.origin, turns, "", record.text, group=record.group, answers=False)
+
+
+def _talk(
+    record: Conversation | Preference | Judged | Problem,
+    messages: tuple[Message, ...],
+    *,
+    rejected: tuple[Message, ...] = (),
+    beside: str = "",
+    answers: bool = True,
+) -> View:
+    last = messages[-1]
+    system = messages[0].content if messages[0].role == "system" else ""
+    before = messages[:-1] if last.role == "assistant" else messages
+    question = "\n".join(_said(m) for m in before if m.role != "system")
+    answer = _said(last) if last.role == "assistant" else ""
+    beside = "\n".join([beside, *(_said(m) for m in rejected)]) if rejected else beside
+    return View(record.origin, messages, question, answer, system, record.group, answers and bool(answer), beside)
+
+
+def _said(message: Message) -> str:
+    if not message.tool_calls:
+        return message.content
+    return "\n".join([message.content, *(f"{call.name} {call.arguments}" for call in message.tool_calls)])
+
+
+def plain(text: str) -> str:
+    """Return a text as it is compared: without case, runs of blanks and what words wear at their ends."""
+    words = [bare for word in text.casefold().split() if (bare := word.strip(_AROUND))]
+    return " ".join(words) or text.strip()
+
+
+def spaced(text: str) -> str:
+    """Return a text without case and runs of blanks; faster than `plain`, for what is long."""
+    return " ".join(text.casefold().split())
+
+
+def warning(code: str, where: str, message: str, remedy: str) -> Finding:
+    return Finding(code, where, message, remedy, Severity.WARNING)
+
+
+def quoted(text: str, *, longest: int = 60) -> str:
+    """Return a short piece of a row as it is shown in one line."""
+    flat = " ".join(text.split())
+    return f"'{flat if len(flat) <= longest else flat[: longest - 3].rstrip() + '...'}'"

@@ -1,0 +1,148 @@
+"""Near duplicates against the plain comparison of all pairs, and what is wrong between rows against planted faults."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fledge.data.checks import near, repeats
+from fledge.data.checks.look import Asked, Rows, Seen, load, look
+from fledge.errors import Finding
+from fledge.records import Conversation, Message
+
+
+def prose(rng: random.Random, count: int) -> str:
+    letters = "etaoinshrdlucm"
+    return " ".join("".join(rng.choices(letters, k=rng.randint(4, 9))) for _ in range(count))
+
+
+def test_a_sketch_is_of_the_text_alone() -> None:
+    rng = random.Random(0)
+    texts = ["", "a", "ab", "four", "seven77", *(prose(rng, n) for n in (1, 5, 50, 2000))]
+    together = near.sketch(texts)
+    assert together.shape == (len(texts), near.BANDS)
+    for text, row in zip(texts, together, strict=True):
+        assert (near.sketch([text])[0] == row).all()
+    assert (near.sketch(list(reversed(texts)))[::-1] == together).all()
+
+
+def test_bands_agree_as_the_formula_says() -> None:
+    rng = random.Random(1)
+    for changed in (1, 8, 24):
+        shares, met = [], 0
+        for _ in range(200):
+            words = prose(rng, 80).split()
+            other = list(words)
+            for place in rng.sample(range(80), changed):
+                other[place] = prose(rng, 1)
+            one, two = " ".join(words), " ".join(other)
+            windows = [{text[n : n + near.WINDOW_BYTES] for n in range(len(text))} for text in (one, two)]
+            share = len(windows[0] & windows[1]) / len(windows[0] | windows[1])
+            shares.append(1 - (1 - share**4) ** 16)
+            a, b = near.sketch([one, two])
+            met += int((a == b).any())
+        assert met / 200 == pytest.approx(sum(shares) / 200, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("what is the capital of france", "what is the capital of france", True),
+        ("what is the capital of france", "what is the captial of france", True),
+        ("what is the capital of france", "what is a capital of france", True),
+        ("what is the capital of france", "what is the capital of spain", False),
+        ("which module reads json files", "which module reads toml files", False),
+        ("what is 12 plus 17", "what is 12 plus 18", False),
+        ("you should do it now", "you should not do it now", False),
+        ("", "what", False),
+    ],
+)
+def test_what_is_alike(one: str, other: str, same: bool) -> None:
+    assert near.alike(one, other) is same
+    assert near.alike(other, one) is same
+
+
+def row(question: str, answer: str, origin: str, group: str | None = None) -> Conversation:
+    return Conversation((Message("user", question), Message("assistant", answer)), origin, group=group)
+
+
+def seen(rows: list[Conversation], folder: Path) -> Rows:
+    found = list(look(rows, Asked(questions=True), folder))
+    assert isinstance(found[-1], Seen)
+    assert found[-1].rows == len(rows)
+    return load([folder])
+
+
+def nothing(done: int, total: int) -> None: ...
+
+
+def test_all_near_duplicates_are_found_and_no_others(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    rows = [row(prose(rng, 8), prose(rng, 60), f"x:{n}") for n in range(150)]
+    for n in range(0, 150, 5):
+        words = rows[n].reply.split()
+        words[rng.randrange(60)] += "s"
+        rows.append(row(rows[n].messages[0].content, " ".join(words), f"x:{len(rows)}"))
+    rng.shuffle(rows)
+    figures = seen(rows, tmp_path / "p")
+    found, whole = repeats.near_duplicates(figures, np.ones(len(rows), dtype=bool), step=nothing)
+    assert whole
+    # The oracle compares all pairs.
+    texts = [(r.messages[0].content, r.reply) for r in rows]
+    pairs = [(a, b) for a, b in combinations(range(len(rows)), 2)
+             if all(near.alike(x, y) for x, y in zip(texts[a], texts[b], strict=True))]  # fmt: skip
+    assert len(pairs) == 30
+    assert {repeat.row for repeat in found} == {b for _, b in pairs}
+
+
+def test_duplicates_and_contradictions(tmp_path: Path) -> None:
+    rows = [
+        row("Who?", "Me.", "x:1"),
+        row("who ?", "me.", "x:2"),
+        row("Who?", "You.", "x:3"),
+        row("Why?", "So.", "x:4"),
+    ]
+    figures = seen(rows, tmp_path / "p")
+    every = np.ones(4, dtype=bool)
+    assert [(r.row, r.finding.code) for r in repeats.exact_duplicates(figures, every)] == [(1, "data.duplicate")]
+    [found] = repeats.contradictions(figures, every)
+    assert (found.row, found.finding.where) == (2, "x:3")
+    assert "x:1" in found.finding.message
+    assert list(repeats.exact_duplicates(figures, np.array([True, False, True, True]))) == []
+
+
+def test_a_leak_is_told_once_however_it_leaks(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    questions = [prose(rng, 12) for _ in range(6)]
+    train = [row(q, "one answer", f"t:{n}", group=f"g{n}") for n, q in enumerate(questions)]
+    held = [
+        row(questions[0].upper() + "?", "another", "e:exact"),
+        row(questions[1][:-1] + "x", "another", "e:near"),
+        row(prose(rng, 12), "another", "e:group", group="g2"),
+        row(prose(rng, 12), "one answer", "e:clean", group="g9"),
+        row(questions[3], "one answer", "e:all", group="g3"),
+    ]
+    figures = seen([*train, *held], tmp_path / "p")
+    sides = np.arange(len(train) + len(held)) >= len(train)
+    found = repeats.leaks(figures, ~sides, sides, step=nothing)
+    assert [r.finding.where for r in found] == ["e:exact", "e:near", "e:group", "e:all"]
+    assert repeats.leaks(figures, sides & False, sides, step=nothing) == []
+
+
+def test_what_a_row_says_survives_the_spool(tmp_path: Path) -> None:
+    rows = [row("Was\0 ist?", "Größe\n你好", "a:1"), row("", "x" * 20_000, "a:2")]
+    figures = seen(rows, tmp_path / "p")
+    assert figures.words(0) == ("a:1", "was  ist", "grösse 你好", "Größe\n你好")
+    assert figures.words(1)[0] == "a:2"
+
+
+def test_faulty_rows_are_passed_on_and_counted(tmp_path: Path) -> None:
+    fault = Finding("data.bad_row", "x:1", "broken.", "Mend it.")
+    found = list(look([fault, row("a", "b", "x:2")], Asked(), tmp_path / "p"))
+    assert found[0] is fault
+    assert isinstance(found[-1], Seen)
+    assert (found[-1].rows, found[-1].errors, found[-1].counts["data.bad_row"]) == (1, 1, 1)

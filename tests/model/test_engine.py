@@ -89,23 +89,34 @@ def test_every_family_is_its_plain_computation(
         check(loss_and_gradients(model, batch), expected, **bounds)
 
 
+BOUNDS = {torch.float64: EXACT, torch.float32: ROUNDED}
+
+
 @pytest.fixture(scope="module")
-def exact(folders: dict[str, Path]) -> dict[str, tuple[Engine, Plain]]:
+def both(folders: dict[str, Path]) -> dict[tuple[str, torch.dtype], tuple[Engine, Plain]]:
+    """Engine and unshared loop, each in the numbers asked for."""
     found = {}
     for family in ("llama", "gemma3"):
-        model = engine(folders[family], dtype=torch.float64)
-        found[family] = (model, plain_loop(folders[family], model, model.decoder))
+        for dtype in BOUNDS:
+            model = engine(folders[family], dtype=dtype)
+            found[family, dtype] = (model, plain_loop(folders[family], model, model.decoder))
     return found
 
 
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(examples=tries(most=6, vocabulary=4, longest=10), tokens=st.sampled_from([1, 4, 9, 15, 10_000]))
 def test_any_tree_split_anywhere_is_its_rows(
-    exact: dict[str, tuple[Engine, Plain]], family: str, examples: list[Example], tokens: int
+    both: dict[tuple[str, torch.dtype], tuple[Engine, Plain]],
+    family: str,
+    dtype: torch.dtype,
+    examples: list[Example],
+    tokens: int,
 ) -> None:
-    model, plain = exact[family]
-    check(loss_and_gradients(model, to_batch(examples, tokens_per_piece=tokens)), plain(examples), **EXACT)
+    model, plain = both[family, dtype]
+    found = loss_and_gradients(model, to_batch(examples, tokens_per_piece=tokens))
+    check(found, plain(examples), **BOUNDS[dtype])
 
 
 def test_a_step_split_at_every_place_gives_the_same(folders: dict[str, Path]) -> None:

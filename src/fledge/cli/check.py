@@ -48,50 +48,38 @@ def check(
 
     Example: fledge data check data/train.jsonl --eval data/eval.jsonl --fix data/clean.jsonl --mask
     """
-    from fledge.cli.output import Bar, emit, say
+    from fledge.cli.output import Bars
     from fledge.config import FILE_NAME, Config, load_config
-    from fledge.errors import ConfigError
     from fledge.recipes.check import Options
     from fledge.recipes.check import check as look
+
+    _refuse(fix, mask=mask)
+    own = (project / FILE_NAME).is_file()
+    config = load_config(project) if own or not paths else Config()
+    learnt, held = _given(paths or [], held_out or [], project, config)
+    template, why = _template(config, project)
+    options = Options(tuple(held), strict)
+    with Bars() as bars:
+        report = look(learnt, config, template=template, options=options, on_finding=_Teller(), progress=bars)
+    report.notes += [why] if why else []
+    _tell(report, _fixed(report, fix, config, mask=mask) if fix is not None else None, as_json=as_json)
+    if report.errors:
+        raise typer.Exit(2)
+
+
+def _refuse(fix: Path | None, *, mask: bool) -> None:
+    """Raise ConfigError for what could not be written, before minutes of reading."""
+    from fledge.errors import ConfigError
 
     if mask and fix is None:
         raise ConfigError("config.bad_value", "--mask needs --fix.", remedy="For example: --fix clean.jsonl --mask")
     if fix is not None and fix.exists():
         raise ConfigError("config.exists", "is there already.", where=str(fix), remedy="Choose another name for --fix.")
-    own = (project / FILE_NAME).is_file()
-    config = load_config(project) if own or not paths else Config()
-    learnt, held = _given(paths or [], held_out or [], project, config)
-    template, context, why = _template(config, project)
-    shown: Counter[str] = Counter()
 
-    def tell(finding: Finding) -> None:
-        shown[finding.code] += 1
-        if shown[finding.code] <= SHOWN:
-            say(f"{finding.severity.value}: {finding}")
-        elif shown[finding.code] == SHOWN + 1:
-            say(f"   ... more of {finding.code}, counted below")
 
-    bars: dict[str, Bar] = {}
-    try:
+def _tell(report: Report, fixed: Mended | None, *, as_json: bool) -> None:
+    from fledge.cli.output import emit, say
 
-        def step(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                for bar in bars.values():
-                    bar.__exit__(None, None, None)
-                bars[what] = Bar(what)
-                bars[what].__enter__()
-            bars[what](done, total)
-
-        report = look(
-            learnt, config, template=template, context_tokens=context, options=Options(tuple(held), strict),
-            on_finding=tell, progress=step,
-        )  # fmt: skip
-    finally:
-        for bar in bars.values():
-            bar.__exit__(None, None, None)
-    if why:
-        report.notes.append(why)
-    fixed = _fixed(report, fix, config, mask=mask) if fix is not None else None
     if as_json:
         emit(_as_json(report, fixed))
     else:
@@ -102,8 +90,22 @@ def check(
         say(f"note: {note}.")
     if fixed is not None:
         _tell_fixed(fixed)
-    if report.errors:
-        raise typer.Exit(2)
+
+
+class _Teller:
+    """Says each problem when it is met, of each code the first few."""
+
+    def __init__(self) -> None:
+        self._told: Counter[str] = Counter()
+
+    def __call__(self, finding: Finding) -> None:
+        from fledge.cli.output import say
+
+        self._told[finding.code] += 1
+        if self._told[finding.code] <= SHOWN:
+            say(f"{finding.severity.value}: {finding}")
+        elif self._told[finding.code] == SHOWN + 1:
+            say(f"   ... and more of {finding.code}, counted at the end")
 
 
 def _given(paths: Sequence[Path], held: Sequence[Path], project: Path, config: Config) -> tuple[list[Path], list[Path]]:
@@ -118,8 +120,8 @@ def _given(paths: Sequence[Path], held: Sequence[Path], project: Path, config: C
     return [project / path for path in train], told or own
 
 
-def _template(config: Config, project: Path) -> tuple[ChatTemplate | None, int | None, str]:
-    """Return the model's template and context, or why there is none; nothing is fetched for it."""
+def _template(config: Config, project: Path) -> tuple[ChatTemplate | None, str]:
+    """Return the model's template, or why there is none; nothing is fetched for it."""
     from fledge.data.template import ChatTemplate
     from fledge.errors import FledgeError
     from fledge.model.pull import on_this_machine
@@ -131,12 +133,11 @@ def _template(config: Config, project: Path) -> tuple[ChatTemplate | None, int |
         if path is None:
             return (
                 None,
-                None,
                 f"tokens are not counted: {config.model} is not on this machine; `fledge models pull` fetches it",
             )
-        return ChatTemplate(load_tokenizer(open_weights(path))), None, ""
+        return ChatTemplate(load_tokenizer(open_weights(path))), ""
     except FledgeError as error:
-        return None, None, f"tokens are not counted: {error}"
+        return None, f"tokens are not counted: {error}"
 
 
 def _fixed(report: Report, out: Path, config: Config, *, mask: bool) -> Mended:

@@ -75,6 +75,27 @@ class Bar:
         print(json.dumps(line | ({"note": note} if note else {})), file=sys.stderr, flush=True)
 
 
+class Bars:
+    """One bar after the other, for work in several parts: (what, done, total). A new `what` ends the bar before."""
+
+    def __init__(self) -> None:
+        self._what, self._bar = "", Bar("")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._bar.__exit__(None, None, None)
+            self._what, self._bar = what, Bar(what).__enter__()
+        self._bar(done, total)
+
+
 def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 

@@ -93,7 +93,6 @@ def check(
     config: Config,
     *,
     template: ChatTemplate | None = None,
-    context_tokens: int | None = None,
     options: Options = Options(),
     on_finding: Callable[[Finding], None] = lambda finding: None,
     progress: Progress = lambda what, done, total: None,
@@ -120,9 +119,8 @@ def check(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if template is not None and samples:
-        limit = min(config.train.max_tokens, context_tokens or config.train.max_tokens)
         report.lengths, too_long = count_tokens(
-            samples, template, limit=limit, taught=config.train.taught, rows=report.rows,
+            samples, template, limit=config.train.max_tokens, taught=config.train.taught, rows=report.rows,
             step=lambda done, total: progress("counting tokens", done, total),
         )  # fmt: skip
         for finding in too_long:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fledge.model.load import PlainModel, load_model, plain_reason
 from fledge.model.lora import LoraSettings
 from fledge.model.tokens import TreeTokens, single
 from fledge.model.weights import open_weights
+from fledge.records import Example
 from fledge.training.batch import to_batch
 from tiny import flat, loss_and_gradients, random_examples, wake
 
@@ -82,6 +84,53 @@ def test_where_memory_is_short_layers_are_recomputed_to_the_same(loaded: tuple[s
     assert recomputed[0] == pytest.approx(kept[0], rel=1e-6)
     for name, gradient in kept[1].items():
         torch.testing.assert_close(recomputed[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+# Windows that only rows of more than 88 tokens show: told to attention, or hidden in a mask of the model's own.
+_MORE = _USUAL | {"num_key_value_heads": 2, "max_position_embeddings": 512, "sliding_window": 100}
+WINDOWED: dict[str, tuple[dict[str, Any], bool]] = {
+    "phi3": (_MORE, True),
+    "olmo3": (_MORE, True),
+    "mixtral": (_MORE | {"num_local_experts": 2}, True),
+    "phimoe": (_MORE | {"num_local_experts": 2}, False),
+    "doge": (_MORE, False),
+    "llama4_text": (
+        _MORE | {"intermediate_size_mlp": 48, "head_dim": 8, "moe_layers": [], "num_local_experts": 2,
+                 "attention_chunk_size": 100, "no_rope_layers": [1, 1], "layer_types": ["chunked_attention"] * 2},
+        False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_a_window_that_is_wider_than_what_was_tried_is_kept(tmp_path: Path, kind: str) -> None:
+    settings, shares = WINDOWED[kind]
+    torch.manual_seed(1)
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(0.2 * torch.randn_like(parameter))
+    network.save_pretrained(tmp_path)
+    model = load_model(open_weights(tmp_path), dtype=torch.float32)
+    assert isinstance(model, PlainModel)
+    assert ("shared prefixes once" if shares else "row by row") in model.path
+    targets = None if kind == "phi3" else ("q_proj", "v_proj")
+    model.add_adapter(LoraSettings(rank=4, alpha=8.0, targets=targets), seed=7)
+    wake(model)
+    numbers = random.Random(0)
+    head, *tails = ([numbers.randrange(3, 97) for _ in range(count)] for count in (40, 130, 140))
+    rows = [Example([*head, *tail], [0.0] * 100 + [1.0] * (len(tail) - 60), "r") for tail in tails]
+    batch = to_batch(rows, tokens_per_piece=10_000, trunk=False)
+    found = loss_and_gradients(model, batch)
+    model._by_tree = False
+    expected = loss_and_gradients(model, batch)
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    ours, theirs = (flat(list(gradients.values())) for _, gradients in (found, expected))
+    assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
+    if kind == "phimoe":
+        model._by_tree = True
+        assert (flat(list(loss_and_gradients(model, batch)[1].values())) - theirs).norm() > 0.1 * theirs.norm()
 
 
 def test_only_supervised_tokens_reach_the_head(loaded: tuple[str, Path, PlainModel]) -> None:

@@ -39,14 +39,18 @@ def tree_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    windows: set[int] | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Return the attention output [1, N, H, W] of query [1, H, N, W], key and value [1, K, N, W] over `tree`.
 
+    `windows` gathers each sliding window that a model hands over.
     Raises NotImplementedError where a model hands over something that would change the result and is not known here.
     """
     if odd := [name for name, value in others.items() if name not in HARMLESS and value is not None]:
         raise NotImplementedError(f"attention with {', '.join(odd)}")
+    if windows is not None and sliding_window:
+        windows.add(sliding_window)
     assert tree.num_context == 0, "transformers' models keep no context"
     if query.is_cuda and tree.num_tokens >= FLEX_TOKENS and not softcap:
         return flex_attention(query, key, value, tree, scaling=scaling, window=sliding_window).transpose(1, 2), None

@@ -5,7 +5,8 @@ The one door to transformers, which is loaded only where the plain path is taken
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -73,7 +74,7 @@ class PlainModel(CausalModel):
         )
         self.settings: LoraSettings | None = None
         self._head, self._own_attention = Head(), network.config._attn_implementation
-        self._by_tree = bool(getattr(network, "_supports_attention_backend", False)) and self._same(self._tree_hidden)
+        self._by_tree = bool(getattr(network, "_supports_attention_backend", False)) and self._shares()
         self._head = self._find_head()
         shares = "shared prefixes once" if self._by_tree else "row by row"
         self.path = f"plain path ({reason}): transformers' own {type(network).__name__}, {shares}"
@@ -150,9 +151,9 @@ class PlainModel(CausalModel):
         hidden: Tensor = self.network.base_model(use_cache=False, **inputs).last_hidden_state[0]
         return hidden
 
-    def _tree_hidden(self, tokens: TreeTokens) -> Tensor:
+    def _tree_hidden(self, tokens: TreeTokens, **told: Any) -> Tensor:
         self._attend_by(attention.NAME)
-        return self._outputs(input_ids=tokens.ids_N[None], position_ids=tokens.position_N[None], tree=tokens)
+        return self._outputs(input_ids=tokens.ids_N[None], position_ids=tokens.position_N[None], tree=tokens, **told)
 
     def _attend_by(self, name: str) -> None:
         # Left as it is after a pass: layers that are recomputed attend once more in the backward pass.
@@ -175,12 +176,18 @@ class PlainModel(CausalModel):
         return torch.cat([pieces[run] for run in sorted(pieces)])
 
     @torch.no_grad()
-    def _same(self, tree_hidden: Callable[[TreeTokens], Tensor]) -> bool:
-        """Whether a small tree gives what its rows give one by one."""
+    def _shares(self) -> bool:
+        """Whether a small tree gives what its rows give one by one, and longer ones will.
+
+        A window beyond the small tree shows only in longer rows. It has to be one that attention is told of: some
+        models put it into a mask of their own, which a tree does without.
+        """
+        windows: set[int] = set()
         try:
-            return _close(tree_hidden(_small_tree()), self._row_hidden(_small_tree()))
+            same = _close(self._tree_hidden(_small_tree(), windows=windows), self._row_hidden(_small_tree()))
         except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError, AssertionError):
             return False
+        return same and _windows(self.network.config.to_dict()) <= windows
 
     @torch.no_grad()
     def _find_head(self) -> Head:
@@ -188,10 +195,10 @@ class PlainModel(CausalModel):
         self._attend_by(self._own_attention)
         ids = _small_tree().ids_N[None]
         head = self.network.get_output_embeddings()
+        if getattr(head, "weight", None) is None or self.network.base_model is self.network:
+            return Head("all")
         logits = self.network(input_ids=ids, use_cache=False).logits[0]
         hidden = self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        if getattr(head, "weight", None) is None:
-            return Head("all")
         if getattr(head, "bias", None) is None and _close(super().logits(hidden), logits):
             return Head("product")
         given = head(hidden).double()
@@ -218,6 +225,9 @@ def _recompute_layers(network: Any) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
+_WINDOW = re.compile(r"(?:^|_)(?:window|window_size|sliding_window|chunk_size|local_attn_size)$")
+
+
 def _small_tree() -> TreeTokens:
     """A beginning, behind which two branches stand."""
     head, first, second = 21, 30, 37
@@ -230,6 +240,14 @@ def _small_tree() -> TreeTokens:
         node_B5=torch.tensor([[0, head, 0, 0, 0], [head, end, head, 0, 1], [end, end + second, head, 1, 2]]),
         span_S3=torch.tensor([[0, head, 0], [0, head, 0]]),
     )
+
+
+def _windows(config: Mapping[str, Any]) -> set[int]:
+    """Return how far tokens may look back, or the lengths that attention is cut into, wherever a config tells one."""
+    found = {
+        int(value) for name, value in config.items() if _WINDOW.search(str(name)) and type(value) is int and value > 0
+    }
+    return found.union(*(_windows(value) for value in config.values() if isinstance(value, dict)))
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:

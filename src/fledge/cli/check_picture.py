@@ -28,7 +28,7 @@ def draw(report: Report) -> None:
     for name, bins in (("prompt", lengths.prompts), ("answer", lengths.answers)):
         if len(bins) > 1:
             console.print(Text(f"\ntokens of the {name}", style="bold"))
-            bars(console, [(f"{b['from']:,} to {b['to']:,}", b["rows"]) for b in bins])
+            bars(console, [(_range(b["from"], b["to"]), b["rows"]) for b in bins])
     if len(report.balance.languages) > 1:
         console.print(Text("\nlanguages", style="bold"))
         bars(console, [(NAMES.get(name, "not told"), count) for name, count in report.balance.languages.items()])
@@ -36,6 +36,10 @@ def draw(report: Report) -> None:
         console.print(Text("\nanswers", style="bold"))
         bars(console, list(report.balance.answers.items())[:SHOWN_CLASSES])
     console.print(_problems(report))
+
+
+def _range(first: int, last: int) -> str:
+    return f"{first:,} to {last:,}" if last > first else f"{first:,}"
 
 
 def bars(console: Console, rows: Sequence[tuple[str, int]]) -> None:

@@ -221,10 +221,14 @@ def _read(
     workers = options.workers or (min(2, usable_cores()) if total > ALONE_BYTES and len(pieces) > 1 else 1)
     files = {str(seen.path): seen for seen in report.files}
     samples: list[tuple[str, str]] = []
+    odd: list[Finding] = []
     done = 0
     for piece, found in look_at_all(pieces, workers=workers):
         if isinstance(found, Finding):
-            tell(found, counted=False)
+            if piece.shape is not None and found.code == "data.off_template":
+                odd.append(found)
+            else:
+                tell(found, counted=False)
             continue
         seen = files[piece.path]
         seen.rows += found.rows
@@ -235,6 +239,13 @@ def _read(
         samples += found.samples
         done += piece.end - piece.start if piece.end else _size(Path(piece.path))
         progress("reading", done, total)
+    if len(odd) and report.counts["data.off_template"] > (1 - SHARE) * report.rows:
+        # A form read off the first rows that too many later ones have not is none.
+        del report.counts["data.off_template"]
+        report.notes = [note for note in report.notes if "have one form" not in note]
+        odd = []
+    for finding in odd:
+        tell(finding, counted=False)
     if options.strict:
         report.errors = sum(report.counts.values())
     for seen in files.values():
@@ -242,16 +253,7 @@ def _read(
             seen.errors += 1
             error = no_rows(seen.path)
             tell(Finding(error.code, error.where, error.message, error.remedy))
-    _drop_a_wrong_guess(report, pieces)
     return samples
-
-
-def _drop_a_wrong_guess(report: Report, pieces: Sequence[Piece]) -> None:
-    """A form read off the first rows that too many later ones have not is none."""
-    if any(p.shape for p in pieces) and report.counts["data.off_template"] > (1 - SHARE) * max(1, report.rows):
-        report.counts.pop("data.off_template")
-        report.problems = [problem for problem in report.problems if problem.code != "data.off_template"]
-        report.notes = [note for note in report.notes if "have one form" not in note]
 
 
 def _held_out(report: Report, pieces: Sequence[Piece], rows: Rows) -> npt.NDArray[np.bool_]:

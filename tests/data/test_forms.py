@@ -318,6 +318,13 @@ def test_columns_are_judged_by_their_cells_where_no_name_is_known() -> None:
             read(*never)
 
 
+def test_rows_without_an_answer_among_others_are_faulty_and_no_form_of_their_own() -> None:
+    records, form = read({"question": "q", "answer": "a"}, {"question": "r"})
+    assert form == "question_answer"
+    assert isinstance(records[1], Finding)
+    assert read({"question": "q"}, {"question": "r"})[1] == "prompt"
+
+
 def test_the_form_is_that_of_most_rows() -> None:
     odd = {"text": "A note without a question."}
     records, form = read(odd, *[{"question": f"q{n}", "answer": "a"} for n in range(5)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -93,3 +95,9 @@ def test_a_system_prompt_goes_before_rows_that_have_none() -> None:
     assert with_own == own
     assert with_ours == Conversation((Message("system", "ours"), *plain.messages), "rows:1", "x", "g")
     assert with_system([own, plain], None) == [own, plain]
+
+
+def test_a_system_message_takes_nothing_away_from_a_row() -> None:
+    row = Conversation((Message("user", "Q"), Message("assistant", "A")), "r:1", "A", "g", tools="[]")
+    (found,) = with_system([row], "Be brief.")
+    assert found == replace(row, messages=(Message("system", "Be brief."), *row.messages))

@@ -281,3 +281,24 @@ def test_languages_of_real_rows(name: str, own: str, share: float) -> None:
     assert languages[own] >= share * report.rows
     # The rest is code, names and numbers, or an answer in English among Chinese ones.
     assert set(languages) <= {own, "", "en", "es", "ja"}
+
+
+def test_a_full_disk_is_one_line_in_every_process_and_leaves_nothing(tmp_path: Path) -> None:
+    for count in (2_000, 120_000):
+        path = write(tmp_path / f"rows-{count}.jsonl", clean(count))
+        (folder := tmp_path / f"tmp-{count}").mkdir()
+        command = f"ulimit -f 64; exec {sys.executable} -m fledge data check {path}"
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode == 2, done.stderr
+        assert "cannot write: File too large." in last
+        assert "Traceback" not in done.stderr
+        assert not list(folder.iterdir())
+
+
+def test_a_repaired_file_may_go_into_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", clean(3))
+    out = tmp_path / "new" / "folder" / "out.jsonl"
+    assert mend([path], out, Config()).rows == 3
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 3

@@ -37,21 +37,4 @@ def as_line(record: Record) -> str:
 
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    return [_turn(message) for message in messages]
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    values: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.thinking:
-        values["thinking"] = message.thinking
-    if message.tool_calls:
-        values["tool_calls"] = [
-            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            | ({"id": call.id} if call.id else {})
-            for call in message.tool_calls
-        ]
-    if message.name:
-        values["name"] = message.name
-    if not message.taught:
-        values["weight"] = 0
-    return values
+    return [message.as_openai() | ({} if message.taught else {"weight": 0}) for message in messages]

@@ -172,7 +172,8 @@ def recognise(sample: Sequence[Row]) -> tuple[str, str, dict[str, str]]:
     Raises DataError that names the columns found.
     """
     counts = {name: sum(form.fits(row.values) for row in sample) for name, form in FORMS.items()}
-    best = max(counts, key=lambda name: counts[name])
+    # Every question is a prompt: rows without an answer among others are faulty, and no form of their own.
+    best = max(counts, key=lambda name: counts[name] / (2 if name == "prompt" else 1))
     if counts[best]:
         return best, FORMS[best].meaning, {}
     if guess := _by_content(sample):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fledge.records import Conversation, Message
 
@@ -16,12 +17,7 @@ def with_system(rows: Sequence[Conversation], system: str | None) -> list[Conver
     if not system:
         return list(rows)
     head = Message("system", system)
-    return [
-        row
-        if row.messages[0].role == "system"
-        else Conversation((head, *row.messages), row.origin, row.answer, row.group)
-        for row in rows
-    ]
+    return [row if row.messages[0].role == "system" else replace(row, messages=(head, *row.messages)) for row in rows]
 
 
 def split(rows: Sequence[Conversation], *, share: float, seed: int) -> tuple[list[Conversation], list[Conversation]]:

@@ -22,7 +22,7 @@ from fledge.data.checks.view import view, warning
 from fledge.data.formats import read_records
 from fledge.data.sources import files_in, no_rows, open_source
 from fledge.data.template import ChatTemplate
-from fledge.errors import DataError, Finding, Severity
+from fledge.errors import DataError, Finding, Severity, writing
 from fledge.recipes.check_pieces import PIECE_BYTES, Piece, look_at_all
 from fledge.recipes.check_tokens import SAMPLE_BYTES, Lengths, count_tokens
 from fledge.runtime.threads import usable_cores
@@ -111,11 +111,12 @@ def check(
 
     folder = Path(tempfile.mkdtemp(prefix="fledge-check-"))
     try:
-        report.files = _files(paths, options.held_out, report)
-        pieces = list(_plan(report, config, folder, tell))
-        samples = _read(report, pieces, options, tell, progress)
-        rows = load(Path(piece.folder) for piece in pieces)
-        _compare(report, rows, _held_out(report, pieces, rows), tell, progress)
+        with writing(folder):
+            report.files = _files(paths, options.held_out, report)
+            pieces = list(_plan(report, config, folder, tell))
+            samples = _read(report, pieces, options, tell, progress)
+            rows = load(Path(piece.folder) for piece in pieces)
+            _compare(report, rows, _held_out(report, pieces, rows), tell, progress)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if template is not None and samples:

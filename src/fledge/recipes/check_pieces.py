@@ -25,7 +25,7 @@ from fledge.data.formats import read_records
 from fledge.data.forms.turns import RowFault
 from fledge.data.readers.json_rows import read_jsonl_span
 from fledge.data.sources import open_source
-from fledge.errors import DataError, Finding, Severity
+from fledge.errors import DataError, DiskError, Finding, Severity, writing
 from fledge.evaluation.scorers import Template
 from fledge.records import Conversation, Record, Row
 
@@ -134,7 +134,10 @@ class _Worker:
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"a process that looks at rows ended with {self._process.wait()}")
-        return _seen(json.loads(line))
+        told = json.loads(line)
+        if "full" in told:
+            raise DiskError(**told["full"])
+        return _seen(told)
 
     def end(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -165,7 +168,13 @@ def main() -> None:
     # Ctrl-C is for the process that gives the work; it ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin:
-        seen = [item for item in look_at(_piece(json.loads(line))) if isinstance(item, Seen)][-1]
+        piece = _piece(json.loads(line))
+        try:
+            with writing(Path(piece.folder).parent):
+                seen = [item for item in look_at(piece) if isinstance(item, Seen)][-1]
+        except DiskError as error:
+            print(json.dumps({"full": error.as_dict()}), flush=True)
+            return
         told = {
             "rows": seen.rows, "errors": seen.errors, "counts": seen.counts, "samples": seen.samples,
             "problems": [as_mapping(problem) for problem in seen.problems],

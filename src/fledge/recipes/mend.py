@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
 
 from fledge.config import Config
 from fledge.data.canonical import as_line
@@ -19,8 +16,8 @@ from fledge.data.checks.turns import mended
 from fledge.data.formats import read_records
 from fledge.data.forms.turns import RowFault
 from fledge.data.sources import open_source
-from fledge.errors import ConfigError, DataError, Finding, writing
-from fledge.project import fsync_folder
+from fledge.errors import ConfigError, DataError, Finding
+from fledge.project import staged_file
 from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Row, Text
 
 Edit = Callable[[str], str]
@@ -55,7 +52,7 @@ def mend(
     done = Mended(out)
     masker = Masker() if mask else None
     seen: set[bytes] = set()
-    with _staged(out) as file:
+    with staged_file(out) as file:
         for path in paths:
             for record in _records(path, config, done):
                 if isinstance(record, Finding):
@@ -63,12 +60,12 @@ def mend(
                     continue
                 better = _edited(record, unmangled)
                 done.changes["letters put right"] += better != record
-                line = as_line(better)
                 if masker is not None:
                     masked = _edited(better, masker)
                     done.changes["personal data masked"] += masked != better
-                    line = as_line(masked)
-                key = hash_bytes(line)
+                    better = masked
+                line = as_line(better)
+                key = hashlib.blake2b(line.encode("utf-8", errors="surrogatepass"), digest_size=12).digest()
                 if key in seen:
                     done.changes["repeated row dropped"] += 1
                     continue
@@ -79,12 +76,6 @@ def mend(
     done.masked = masker.masked if masker is not None else 0
     done.changes = Counter({what: count for what, count in done.changes.items() if count})
     return done
-
-
-def hash_bytes(line: str) -> bytes:
-    import hashlib
-
-    return hashlib.blake2b(line.encode("utf-8", errors="surrogatepass"), digest_size=12).digest()
 
 
 def _records(path: Path, config: Config, done: Mended) -> Iterator[Record | Finding]:
@@ -132,21 +123,3 @@ def _all(messages: Sequence[Message], edit: Edit) -> tuple[Message, ...]:
         )
         for message in messages
     )
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[IO[str]]:
-    """Give a hidden file beside `out` that becomes `out`, fsynced, when the block ends well; else it is removed."""
-    with writing(out):
-        handle, name = tempfile.mkstemp(dir=out.absolute().parent, prefix=f".{out.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, out)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        fsync_folder(out.absolute().parent)

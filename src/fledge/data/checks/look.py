@@ -125,11 +125,12 @@ class Recorder:
             self._flush()
 
     def _flush(self) -> None:
-        np.array(self._rows, dtype=ROW).tofile(self._files["rows"])
+        # Written by the file itself: numpy's tofile would not say that the disk is full.
+        self._files["rows"].write(np.array(self._rows, dtype=ROW).tobytes())
         if self._rows:
-            near.sketch(self._wholes).tofile(self._files["bands"])
+            self._files["bands"].write(near.sketch(self._wholes).tobytes())
             if self._questions:
-                near.sketch(self._asked).tofile(self._files["questions"])
+                self._files["questions"].write(near.sketch(self._asked).tobytes())
         self._rows, self._wholes, self._asked = [], [], []
 
     def close(self) -> None:

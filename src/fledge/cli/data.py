@@ -84,6 +84,48 @@ def convert(
         say(f"{done.path}: {done.rows:,} rows written as {done.format}.")
 
 
+@app.command()
+def split(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder of rows.")],
+    share: Annotated[float, typer.Option("--eval", metavar="SHARE", help="How much to hold out.")] = 0.1,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="KEY", help="Rows with the same value in this column stay together.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where to write; none: beside PATH.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed holds out other rows.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the two files where they exist.")] = False,
+    project: ProjectDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Part rows into NAME.train.jsonl and NAME.eval.jsonl; what asks (nearly) the same stays on one side.
+
+    Example: fledge data split data/all.jsonl --eval 0.1 --by customer
+    """
+    from fledge.cli.output import Bars, emit, say
+    from fledge.recipes.prepare import inside
+    from fledge.recipes.split import part
+
+    with Bars() as bars:
+        done = part(
+            inside(project, path), _config(project),
+            share=share, by=by, folder=folder, seed=seed, force=force, progress=bars,
+        )  # fmt: skip
+    how = done.how
+    if as_json:
+        emit(
+            {
+                "train": str(done.train), "eval": str(done.held_out), "rows_train": done.rows_train,
+                "rows_eval": done.rows_held_out, "leaks": how.leaks, "tied": how.tied, "largest_group": how.largest,
+            }
+        )  # fmt: skip
+        return
+    say(f"{done.train}: {done.rows_train:,} rows to learn from")
+    say(f"{done.held_out}: {done.rows_held_out:,} rows to measure with")
+    say(f"{how.words}; questions held out that are learnt too: {how.leaks}")
+
+
 def _config(project: Path, form: str = "auto") -> Config:
     """Return the project's knobs, or their defaults where there is no project: looking at a file needs none."""
     from fledge.config import FILE_NAME, Config, load_config

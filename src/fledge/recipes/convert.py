@@ -78,7 +78,7 @@ def write(
                 continue
             first = first or record
             if type(record) is not type(first):
-                raise _mixed(first, record)
+                raise mixed(first, record)
             file.write(as_line(record, origin=origin))
             done.rows += 1
             step(done.rows)
@@ -88,7 +88,8 @@ def write(
     done.format = KINDS[type(first)]
 
 
-def _mixed(first: Record, other: Record) -> DataError:
+def mixed(first: Record, other: Record) -> DataError:
+    """Return the error of rows of two kinds that were to stand in one file."""
     one, two = KINDS[type(first)], KINDS[type(other)]
     return DataError(
         "data.unknown_format",

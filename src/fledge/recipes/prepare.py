@@ -12,6 +12,7 @@ from fledge.config import Config
 from fledge.data import mix, token_cache
 from fledge.data.formats import conversations_of, read_records
 from fledge.data.sources import files_in, open_source
+from fledge.data.split import split_records
 from fledge.data.template import ChatTemplate
 from fledge.errors import DataError
 from fledge.model.cache import cache_root
@@ -19,6 +20,8 @@ from fledge.records import Conversation, Example
 from fledge.runtime.invocation import begins_at
 
 EVAL_SHARE = 0.1
+# Of fewer rows none is held out: the share of them would tell nothing.
+MIN_ROWS_TO_SPLIT = 20
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,11 @@ def read_project(project: Path, config: Config) -> Rows:
     if config.data.eval != "auto":
         held_out, more = read_conversations([project / config.data.eval], config)
         return Rows(rows, held_out, (*notes, *more, *_leak(rows, held_out)))
-    if len(rows) < mix.MIN_ROWS_TO_SPLIT:
-        notes.append(f"nothing is held out: fewer than {mix.MIN_ROWS_TO_SPLIT} rows would tell nothing")
+    if len(rows) < MIN_ROWS_TO_SPLIT:
+        notes.append(f"nothing is held out: fewer than {MIN_ROWS_TO_SPLIT} rows would tell nothing")
         return Rows(rows, [], tuple(notes))
-    kept, held_out = mix.split(rows, share=EVAL_SHARE, seed=config.train.seed)
-    notes.append(f"{len(held_out)} of {len(rows)} rows are held out to measure with; rows of one group stay together")
+    kept, held_out, how = split_records(rows, share=EVAL_SHARE, seed=config.train.seed)
+    notes.append(f"{len(held_out)} of {len(rows)} rows are held out to measure with; {how.words}")
     return Rows(kept, held_out, tuple(notes))
 
 

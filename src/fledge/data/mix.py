@@ -21,21 +21,25 @@ def with_system(rows: Sequence[Conversation], system: str | None) -> list[Conver
 
 
 def split(rows: Sequence[Conversation], *, share: float, seed: int) -> tuple[list[Conversation], list[Conversation]]:
-    """Return (train, held out). Rows of one group, and rows with the same question, are never parted.
+    """Return (train, held out): the share of each task. Rows of one group, or with the same question, are never parted.
 
     Groups are ranked by a hash of seed and name, so adding rows moves few others from one side to the other. One that
     would hold out more than twice what was asked for is passed over.
     """
     keys = _group_keys(rows)
-    sizes = Counter(keys)
-    ranked = sorted(sizes, key=lambda key: hashlib.sha256(f"{seed}\0{key}".encode()).digest())
+    ranked = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}\0{key}".encode()).digest())
+    tasks: dict[str, Counter[str]] = {}
+    for row, key in zip(rows, keys, strict=True):
+        tasks.setdefault(row.task, Counter())[key] += 1
     held: set[str] = set()
-    wanted = round(share * len(rows))
-    count = 0
-    for key in ranked[:-1]:
-        if count < wanted and count + sizes[key] <= 2 * wanted:
-            held.add(key)
-            count += sizes[key]
+    for sizes in tasks.values():
+        wanted = round(share * sizes.total())
+        # A group may have rows of several tasks; what an earlier task has held out counts for this one too.
+        count = sum(sizes[key] for key in held)
+        for key in [key for key in ranked if key in sizes][:-1]:
+            if key not in held and count < wanted and count + sizes[key] <= 2 * wanted:
+                held.add(key)
+                count += sizes[key]
     train = [row for row, key in zip(rows, keys, strict=True) if key not in held]
     return train, [row for row, key in zip(rows, keys, strict=True) if key in held]
 
@@ -61,7 +65,7 @@ def _question_key(row: Conversation) -> str:
     return "question:" + "\0".join(m.content.casefold().strip() for m in row.prompt if m.role == "user")
 
 
-def shuffled(num_rows: int, *, seed: int, epoch: int) -> list[int]:
+def shuffled(num_rows: int, *, seed: int | str, epoch: int) -> list[int]:
     """Return the order of rows in one epoch. It depends on (seed, epoch) alone, so a resumed run can redo it."""
     rank = [hashlib.blake2b(f"{seed}\0{epoch}\0{row}".encode(), digest_size=8).digest() for row in range(num_rows)]
     return sorted(range(num_rows), key=rank.__getitem__)

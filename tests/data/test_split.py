@@ -144,3 +144,12 @@ def test_adding_rows_moves_few_others(num_rows: int, added: int, seed: int) -> N
 def test_the_sides_are_the_same_on_every_machine() -> None:
     held_out = split_records([row(n) for n in range(30)], share=0.2, seed=0)[1]
     assert [r.origin for r in held_out] == ["rows:0", "rows:3", "rows:8", "rows:15", "rows:19", "rows:23"]
+
+
+def test_each_task_gives_its_share() -> None:
+    rows = [row(n) for n in range(240)]
+    tasks = ["large" if n < 200 else "small" for n in range(240)]
+    for seed in range(5):
+        _, held_out, _ = split_records(rows, share=0.1, seed=seed, tasks=tasks)
+        numbers = [int(r.origin.partition(":")[2]) for r in held_out]
+        assert (sum(n < 200 for n in numbers), sum(n >= 200 for n in numbers)) == (20, 4)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from fledge.data.course import plain
 from fledge.data.formats import conversations_of, read_records
 from fledge.data.sources import read_rows
 from fledge.data.template import ChatTemplate
@@ -33,7 +34,8 @@ def losses(weights: Weights, examples: list[Example], dtype: torch.dtype) -> tor
     """The losses of 50 steps of 8 rows, as a run takes them."""
     model = load_model(weights, dtype=dtype)
     model.add_adapter(LoraSettings(rank=16, alpha=32.0), seed=0)
-    stream = batches(examples, rows_per_step=8, tokens_per_piece=2048, seed=0, first_step=0, steps=STEPS)
+    course = plain(len(examples), seed=0)
+    stream = batches(examples, rows_per_step=8, tokens_per_piece=2048, course=course, first_step=0, steps=STEPS)
     optimizer = adamw(model.parameters(), weight_decay=0.0)
     plan = Plan(STEPS, 0, Schedule(5e-4, STEPS, 0.1), 1.0, 1e9, lambda step: None)
     return torch.tensor([step.loss for step in fit(model, stream, sft, optimizer, plan)], dtype=torch.float64)

@@ -32,6 +32,7 @@ def evaluate(
     prepare_process()
     from fledge.project import find_run
     from fledge.recipes import measure
+    from fledge.recipes.by_task import losses_of
     from fledge.recipes.report import keep_verdict
     from fledge.recipes.target import is_run, serve_target
 
@@ -43,9 +44,11 @@ def evaluate(
     for side in sides:
         with Bar(f"asking {side.label}", len(rows)) as bar:
             evaluations.append(measure.measure(side, rows, config, on_done=bar))
-    result = measure.report(sides, evaluations, project=project)
-    if is_run(project, target):
-        keep_verdict(find_run(project, target), result)
+    run = find_run(project, target) if is_run(project, target) else None
+    losses = losses_of(run) if run and data is None else {}
+    result = measure.report(sides, evaluations, project=project, losses=losses)
+    if run:
+        keep_verdict(run, result)
     emit(result) if as_json else _tell(result)
 
 
@@ -59,6 +62,15 @@ def _tell(result: dict[str, Any]) -> None:
             f"template {percent(side['template_adherence'])}  stopped {percent(side['stopped'])}  "
             f"{side['tokens_per_s']:.0f} tokens/s"
         )
+    if len(result["tasks"]) > 1:
+        for task in result["tasks"]:
+            low, high = task["interval"]
+            before = f", {percent(task['accuracy_before'])} before" if "accuracy_before" in task else ""
+            say(
+                f"  {task['task']:26} right {percent(task['accuracy'])} ({percent(low)} to {percent(high)}{before})  "
+                f"template {percent(task['template_adherence'])}  stopped {percent(task['stopped'])}  "
+                f"{task['rows']} rows"
+            )
     if result["against"]:
         say(f"verdict: {result['verdict']}. {result['why']}")
     say(f"every answer: {result['rows_file']}")

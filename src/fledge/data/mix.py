@@ -17,7 +17,7 @@ def with_system(rows: Sequence[Conversation], system: str | None) -> list[Conver
     return [row if row.messages[0].role == "system" else replace(row, messages=(head, *row.messages)) for row in rows]
 
 
-def shuffled(num_rows: int, *, seed: int, epoch: int) -> list[int]:
+def shuffled(num_rows: int, *, seed: int | str, epoch: int) -> list[int]:
     """Return the order of rows in one epoch. It depends on (seed, epoch) alone, so a resumed run can redo it."""
     rank = [hashlib.blake2b(f"{seed}\0{epoch}\0{row}".encode(), digest_size=8).digest() for row in range(num_rows)]
     return sorted(range(num_rows), key=rank.__getitem__)

@@ -65,21 +65,24 @@ def record(records: Iterable[Record], folder: Path) -> Rows:
     return load([folder])
 
 
-def split_records(records: Sequence[Kind], *, share: float, seed: int) -> tuple[list[Kind], list[Kind], Split]:
+def split_records(
+    records: Sequence[Kind], *, share: float, seed: int, tasks: Sequence[str] = ()
+) -> tuple[list[Kind], list[Kind], Split]:
     """Return (train, held out, how), each in order."""
     with tempfile.TemporaryDirectory(prefix="fledge-split-") as folder:
-        found = split(record(records, Path(folder)), share=share, seed=seed)
+        found = split(record(records, Path(folder)), share=share, seed=seed, tasks=tasks)
     sides: tuple[list[Kind], list[Kind]] = ([], [])
     for one, held in zip(records, found.held_out.tolist(), strict=True):
         sides[held].append(one)
     return *sides, found
 
 
-def split(rows: Rows, *, share: float, seed: int, step: Step = _quiet) -> Split:
+def split(rows: Rows, *, share: float, seed: int, tasks: Sequence[str] = (), step: Step = _quiet) -> Split:
     """Return which of `rows` are held out: whole groups of tied rows, up to twice the `share` and never all.
 
-    Groups are ranked by a hash of seed and what they ask, so adding rows moves few others from one side to the other.
-    One that would hold out more than twice what was asked for is passed over.
+    tasks: the task of each row; the share is taken of every task. Groups are ranked by a hash of seed and what they
+    ask, so adding rows moves few others from one side to the other. One that would hold out more than twice what was
+    asked for is passed over.
     """
     ties = _Ties(len(rows.figures))
     counts = Counter({what: _tie_equal(rows, name, ties) for name, what in EXACT.items()})
@@ -87,7 +90,7 @@ def split(rows: Rows, *, share: float, seed: int, step: Step = _quiet) -> Split:
     leaks: list[repeats.Repeat] = []
     held = np.zeros(len(rows.figures), dtype=np.bool_)
     for _ in range(ROUNDS):
-        held = _chosen(rows, ties.leaders(), share=share, seed=seed)
+        held = _chosen(rows, ties.leaders(), share=share, seed=seed, tasks=tasks)
         leaks = repeats.leaks(rows, ~held, held, step=partial(step, "looking for leaks"))
         if not leaks:
             break
@@ -153,18 +156,24 @@ def _tie_near(rows: Rows, ties: _Ties, step: Step) -> int:
     return len(tied)
 
 
-def _chosen(rows: Rows, leaders: npt.NDArray[np.int64], *, share: float, seed: int) -> Mask:
-    """Return the rows of the groups that rank first, until there are enough; the last group is always learnt."""
+def _chosen(rows: Rows, leaders: npt.NDArray[np.int64], *, share: float, seed: int, tasks: Sequence[str]) -> Mask:
+    """Return the rows of the groups that rank first, until each task has enough; its last group is always learnt."""
     named = np.where(rows.figures["question"] != 0, rows.figures["question"], rows.figures["whole"])
-    groups, which, sizes = np.unique(leaders, return_inverse=True, return_counts=True)
+    groups, which = np.unique(leaders, return_inverse=True)
     names = np.full(len(groups), np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(names, which, named)
     rank = [hashlib.sha256(f"{seed}\0{name}".encode()).digest() for name in names.tolist()]
-    wanted, count = round(share * len(leaders)), 0
-    held = np.zeros(len(groups), dtype=np.bool_)
-    for group in sorted(range(len(groups)), key=rank.__getitem__)[:-1]:
-        size = int(sizes[group])
-        if count < wanted and count + size <= 2 * wanted:
-            held[group] = True
-            count += size
-    return np.asarray(held[which], dtype=np.bool_)
+    ranked = sorted(range(len(groups)), key=rank.__getitem__)
+    sizes_by_task: dict[str, Counter[int]] = {}
+    for task, group in zip(tasks or [""] * len(leaders), which.tolist(), strict=True):
+        sizes_by_task.setdefault(task, Counter())[group] += 1
+    held: set[int] = set()
+    for sizes in sizes_by_task.values():
+        wanted = round(share * sizes.total())
+        # A group may have rows of several tasks; what an earlier task has held out counts for this one too.
+        count = sum(sizes[group] for group in held)
+        for group in [group for group in ranked if group in sizes][:-1]:
+            if group not in held and count < wanted and count + sizes[group] <= 2 * wanted:
+                held.add(group)
+                count += sizes[group]
+    return np.isin(which, np.array(sorted(held), dtype=np.int64))

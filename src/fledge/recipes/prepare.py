@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from fledge.config import Config
 from fledge.data import mix, token_cache
 from fledge.data.formats import conversations_of, read_records
-from fledge.data.sources import files_in, open_source
+from fledge.data.sources import DOCUMENTS, files_in, open_source, suffix_kind
 from fledge.data.split import split_records
 from fledge.data.template import ChatTemplate
-from fledge.errors import DataError
+from fledge.errors import ConfigError, DataError
 from fledge.model.cache import cache_root
 from fledge.records import Conversation, Example
 from fledge.runtime.invocation import begins_at
@@ -26,11 +26,15 @@ MIN_ROWS_TO_SPLIT = 20
 
 @dataclass(frozen=True)
 class Rows:
-    """A project's rows. `notes` tell what was found and decided, in words."""
+    """A project's rows. `notes` tell what was found and decided, in words.
+
+    weights: how many times an epoch sees each row of a task, by its name; 1 where it says nothing.
+    """
 
     train: list[Conversation]
     held_out: list[Conversation]
     notes: tuple[str, ...]
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 # So many rows that are left out are named one by one.
@@ -77,35 +81,65 @@ def inside(project: Path, path: Path) -> Path:
     return path if path.exists() and not (project / path).exists() else project / path
 
 
-def read_conversations(paths: Sequence[Path], config: Config) -> tuple[list[Conversation], list[str]]:
-    """Return the conversations of some files and folders, and how each file was read."""
+def task_name(project: Path, given: Path, file: Path) -> str:
+    """Return what a file's rows are called as a task: its path in the project; a folder of documents is one task."""
+    path = given if suffix_kind(file) in DOCUMENTS else file
+    return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
+
+
+def read_conversations(
+    paths: Sequence[Path], config: Config, *, project: Path = Path()
+) -> tuple[list[Conversation], list[str]]:
+    """Return the conversations of some files and folders, and how each file was read. Each row names its task."""
     rows: list[Conversation] = []
     notes = []
-    for path in (file for given in paths for file in files_in(given)):
+    for given, path in ((source, file) for source in paths for file in files_in(source)):
         source = open_source(path, encoding=config.data.encoding)
         reading = read_records(source.rows, form=config.data.format, columns=config.data.columns, me=config.data.me)
         found = conversations_of(reading, path)
         how = f" ({source.why})" if source.why else ""
         notes.append(f"{path.name}{how}: {len(found)} rows, read as {reading.form}: {reading.why}")
-        rows += found
+        name = task_name(project, given, path)
+        rows += (replace(row, task=name) for row in found)
     return mix.with_system(rows, config.data.system), notes
 
 
 def read_project(project: Path, config: Config) -> Rows:
     """Return the rows to learn from and the rows held out, as data.train and data.eval say."""
-    train = [config.data.train] if isinstance(config.data.train, str) else config.data.train
-    rows, notes = read_conversations([project / path for path in train], config)
+    paths = [project / path for path in config.data.train_paths]
+    rows, notes = read_conversations(paths, config, project=project)
+    weights = _weights(project, config)
     if config.data.eval == "none":
-        return Rows(rows, [], (*notes, "nothing is held out (data.eval: none)"))
+        return Rows(rows, [], (*notes, "nothing is held out (data.eval: none)"), weights)
     if config.data.eval != "auto":
-        held_out, more = read_conversations([project / config.data.eval], config)
-        return Rows(rows, held_out, (*notes, *more, *_leak(rows, held_out)))
+        measured = [project / path for path in config.data.eval_paths]
+        held_out, more = read_conversations(measured, config, project=project)
+        return Rows(rows, held_out, (*notes, *more, *_leak(rows, held_out)), weights)
     if len(rows) < MIN_ROWS_TO_SPLIT:
         notes.append(f"nothing is held out: fewer than {MIN_ROWS_TO_SPLIT} rows would tell nothing")
-        return Rows(rows, [], tuple(notes))
-    kept, held_out, how = split_records(rows, share=EVAL_SHARE, seed=config.train.seed)
+        return Rows(rows, [], tuple(notes), weights)
+    tasks = [row.task for row in rows]
+    kept, held_out, how = split_records(rows, share=EVAL_SHARE, seed=config.train.seed, tasks=tasks)
     notes.append(f"{len(held_out)} of {len(rows)} rows are held out to measure with; {how.words}")
-    return Rows(kept, held_out, tuple(notes))
+    return Rows(kept, held_out, tuple(notes), weights)
+
+
+def _weights(project: Path, config: Config) -> dict[str, float]:
+    """Return the weight of each task; a folder's holds for every file in it. Raises ConfigError where files overlap."""
+    weights: dict[str, float] = {}
+    seen: dict[Path, str] = {}
+    for path in config.data.train_paths:
+        for file in files_in(project / path):
+            if (before := seen.setdefault(file.resolve(), path)) != path:
+                raise ConfigError(
+                    "config.bad_value",
+                    f"'{before}' and '{path}' both hold {file.name}; its rows would be taken twice.",
+                    where="data.train",
+                    remedy="Name it once; {path: 2} sees its rows twice an epoch.",
+                )
+            if path in config.data.weights:
+                weights[task_name(project, project / path, file)] = config.data.weights[path]
+    return weights
 
 
 def _leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> list[str]:
@@ -170,7 +204,7 @@ def teach(
         if max(len(example.ids) for example in own) > limit:
             too_long.append(row.origin)
         else:
-            examples += own
+            examples += (replace(example, task=row.task) for example in own)
     notes = _left_unsaid(rows, template)
     if rows and not examples and not held_out:
         raise DataError(

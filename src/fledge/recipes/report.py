@@ -17,6 +17,7 @@ import yaml
 from fledge.errors import RunError
 from fledge.evaluation.verdict import Outcome
 from fledge.project import RunFolder, read_json, write_json_atomic, write_text_atomic
+from fledge.recipes.by_task import table_of_tasks
 from fledge.recipes.charts import bar, curve, short
 
 MOST_ANSWERS = 6
@@ -197,6 +198,7 @@ def _verdict(told: Told) -> str:
     return (
         f'<p class="headline {tone}">{escape(headline)}</p><p>{escape(verdict.get("why", ""))}</p>'
         + "".join(_measure(key, words, sides) for key, words in MEASURES.items() if verdict[key] is not None)
+        + table_of_tasks(verdict)
         + f'<p class="small">{verdict["rows"]} held-out rows, put to <code>{file}</code> through llama.cpp, judged by '
         f"<code>{scorer}</code>. Whiskers: where the true share lies with 95 % confidence.</p>"
     )

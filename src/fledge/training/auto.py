@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fledge.config import Config, TrainConfig, size_bytes
+from fledge.data.course import Course
 from fledge.model.hardware import DTYPES, Machine
 from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
@@ -43,23 +44,25 @@ class Means:
     plain: bool = False
 
 
-def resolve(config: Config, *, examples: Sequence[Example], means: Means) -> tuple[Config, list[Choice], MemoryPlan]:
+def resolve(
+    config: Config, *, examples: Sequence[Example], course: Course, means: Means
+) -> tuple[Config, list[Choice], MemoryPlan]:
     """Return the config without any `auto` under `train`, what was chosen, and what memory it will take.
 
     Raises TrainError `train.memory` where nothing fits into train.ram.
     """
     machine = means.machine
     rules: dict[str, tuple[object, str]] = {
-        "epochs": _epochs(len(examples)),
+        "epochs": _epochs(course.rows_per_epoch),
         "lr": _lr(means.num_params),
         "rank": (16, "enough for hundreds of facts in a small model; more costs time, not quality"),
-        "rows_per_step": _rows_per_step(len(examples)),
+        "rows_per_step": _rows_per_step(course.rows_per_epoch),
         "dtype": (machine.dtype, machine.dtype_reason),
         "ram": _ram(machine),
     }
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.train, knob) == "auto"}
     train = config.train.model_copy(update={knob: value for knob, (value, _) in chosen.items()})
-    plan = _plan(train, examples, means)
+    plan = _plan(train, examples, course, means)
     more = {"tokens_per_piece": _piece_reason(plan), "recompute": _recompute_reason(plan)}
     chosen |= {knob: rule for knob, rule in more.items() if getattr(train, knob) == "auto"}
     values = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
@@ -81,7 +84,7 @@ def lora_settings(train: TrainConfig) -> LoraSettings:
     )
 
 
-def _plan(train: TrainConfig, examples: Sequence[Example], means: Means) -> MemoryPlan:
+def _plan(train: TrainConfig, examples: Sequence[Example], course: Course, means: Means) -> MemoryPlan:
     assert train.rows_per_step != "auto" and train.dtype != "auto"
     job = Job(
         means.shape,
@@ -89,7 +92,7 @@ def _plan(train: TrainConfig, examples: Sequence[Example], means: Means) -> Memo
         lora_settings(train),
         means.num_params,
         train.rows_per_step,
-        train.seed,
+        course,
         means.machine.threads,
         trunk=not means.plain,
     )

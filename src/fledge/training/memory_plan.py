@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fledge.data.mix import shuffled
+from fledge.data.course import Course, plain
 from fledge.data.tree import split
 from fledge.errors import TrainError
 from fledge.model.engine.decoder import site_widths
@@ -47,7 +47,7 @@ class Job:
     lora: LoraSettings
     num_params: int
     rows_per_step: int
-    seed: int
+    course: Course
     threads: int
     trunk: bool = True
 
@@ -82,7 +82,7 @@ def plan_memory(
     """
     sizes = [tokens_per_piece] if tokens_per_piece is not None else list(PIECES)
     plans = []
-    largest = {size: _largest(examples, job, size) for size in sizes}
+    largest = {size: _largest(examples, job, job.course, size) for size in sizes}
     for again in (False, True) if recompute is None else (recompute,):
         for size in sizes:
             tokens, trunk_tokens, scored = largest[size]
@@ -124,11 +124,15 @@ def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute
     }
 
 
-def _largest(examples: Sequence[Example], job: Job, size: int) -> tuple[int, int, int]:
+def _largest(examples: Sequence[Example], job: Job, course: Course, size: int) -> tuple[int, int, int]:
     """Return (N, C, U) of the largest piece, trunk and set of scored tokens to be expected."""
-    order = shuffled(len(examples), seed=job.seed, epoch=0)
+    order = course.epoch(0)
     by_length = sorted(order, key=lambda i: -len(examples[i].ids))
-    steps = [order[i : i + job.rows_per_step] for i in range(0, len(order), job.rows_per_step)][:TRIAL_STEPS]
+    steps = [order[i : i + job.rows_per_step] for i in range(0, len(order), job.rows_per_step)]
+    if course.order != "shuffle":
+        # The first steps may be the smallest; those that bring the most tokens together are tried.
+        steps.sort(key=lambda rows: -sum(len(examples[i].ids) for i in rows))
+    del steps[TRIAL_STEPS:]
     # and the worst that chance can bring together, as far as one row is concerned
     steps.append(by_length[:1])
     tokens = trunk_tokens = scored = 0
@@ -146,7 +150,7 @@ def _fitting(least: MemoryPlan, examples: Sequence[Example], job: Job, budget_by
     """Return a length of rows and pieces with which the run would fit, or 0 where none of the rows is so short."""
     size = max(len(example.ids) for example in examples)
     while size >= MIN_TOKENS and (rows := [example for example in examples if len(example.ids) <= size]):
-        tokens, trunk_tokens, scored = _largest(rows, job, size)
+        tokens, trunk_tokens, scored = _largest(rows, job, plain(len(rows), seed=job.course.seed), size)
         parts = parts_of(job, tokens, trunk_tokens, scored, recompute=least.recompute)
         if least.parts["process"] + sum(parts.values()) <= budget_bytes:
             return size

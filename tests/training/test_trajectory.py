@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from fledge.data.course import plain
-from fledge.data.formats import conversations_of, read_records
+from fledge.data.formats import read_records, taught_of
 from fledge.data.sources import read_rows
 from fledge.data.template import ChatTemplate
 from fledge.model.load import load_model
@@ -45,7 +45,7 @@ def losses(weights: Weights, examples: list[Example], dtype: torch.dtype) -> tor
 def test_bfloat16_follows_float32_for_fifty_steps(starter_gguf: Path) -> None:
     weights = open_weights(starter_gguf)
     template = ChatTemplate(load_tokenizer(weights))
-    rows = conversations_of(read_records(read_rows(ROWS)), ROWS)
+    rows = taught_of(read_records(read_rows(ROWS)), ROWS)
     examples = [example for row in rows for example in template.examples(row)]
     exact, rough = (losses(weights, examples, dtype) for dtype in (torch.float32, torch.bfloat16))
     assert exact[-WINDOW:].mean() < 0.2 * exact[:WINDOW].mean(), "it learns"

@@ -12,6 +12,7 @@ from fledge.cli.options import HERE, AsJson, ProjectDir
 
 if TYPE_CHECKING:
     from fledge.config import Config
+    from fledge.recipes.show import Shown
 
 app = typer.Typer(help="Data before it is learnt: checked, shown, converted.", no_args_is_help=True)
 app.command()(check.check)
@@ -19,7 +20,7 @@ app.command()(check.check)
 
 @app.command()
 def show(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file of rows.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file or folder of rows or documents.")],
     num_rows: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 3,
     project: ProjectDir = HERE,
     as_json: AsJson = False,
@@ -30,23 +31,31 @@ def show(
     """
     from fledge.cli.output import emit
 
-    rows = [row for row, _ in zip(_rendered(path, project), range(num_rows), strict=False)]
+    rows = _shown(path, project, num_rows)
     if as_json:
-        emit({"rows": rows})
+        emit({"rows": [_as_json(row) for row in rows]})
         return
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
     for row in rows:
-        console.print(Text(row["origin"], style="bold"))
-        text = Text(style="dim")
-        for span in row["spans"]:
-            piece = row["text"][span["start"] : span["end"]]
-            text.append(piece, style="not dim bold green underline" if span["taught"] else "")
+        console.print(Text(f"{row.origin}  ({row.taught_tokens} of {row.tokens} tokens are taught)", style="bold"))
+        text = Text(row.rendered.text, style="dim")
+        for start, end in row.rendered.taught:
+            text.stylize("not dim bold green underline", start, end)
+        for start, end in row.like_control:
+            text.stylize("not dim bold red reverse", start, end)
         console.print(text)
+        for start, end in row.like_control:
+            console.print(
+                Text(f"stays text, as no control token of the row: {row.rendered.text[start:end]}", style="red")
+            )
         console.print()
-    console.print(Text("taught", style="bold green underline"), Text("| not taught: only read", style="dim"))
+    taught = Text("taught", style="bold green underline")
+    console.print(
+        taught, Text("| not taught: only read |", style="dim"), Text("text like a control token", style="red")
+    )
 
 
 Out = Annotated[Path, typer.Option("-o", "--out", metavar="OUT.jsonl", help="The file to write.")]
@@ -136,22 +145,30 @@ def _config(project: Path, form: str = "auto") -> Config:
     return load_config(project, [f"data.format={form}"]) if own else Config.model_validate({"data": {"format": form}})
 
 
-def _rendered(path: Path, project: Path) -> list[dict[str, Any]]:
+def _shown(path: Path, project: Path, count: int) -> list[Shown]:
     from fledge.data.template import ChatTemplate
     from fledge.model.pull import resolve
     from fledge.model.tokenizer import load_tokenizer
     from fledge.model.weights import open_weights
-    from fledge.recipes.prepare import inside, read_conversations
+    from fledge.recipes.prepare import inside
+    from fledge.recipes.show import show
 
     config = _config(project)
     # Without a project the starter model's template is as good as any.
     template = ChatTemplate(load_tokenizer(open_weights(resolve(config.model, base_dir=project))))
-    conversations, _ = read_conversations([inside(project, path)], config)
-    return [
-        {"origin": conversation.origin, "text": rendered.text, "spans": _spans(len(rendered.text), rendered.taught)}
-        for conversation in conversations
-        for rendered in template.rendered(conversation, taught=config.train.taught)
-    ]
+    return show(inside(project, path), config, template, count=count)
+
+
+def _as_json(row: Shown) -> dict[str, Any]:
+    return {
+        "origin": row.origin,
+        "text": row.rendered.text,
+        "spans": _spans(len(row.rendered.text), row.rendered.taught),
+        "tokens": row.tokens,
+        "taught_tokens": row.taught_tokens,
+        "control": [{"start": start, "end": end} for start, end in row.rendered.control],
+        "like_control": [{"start": start, "end": end} for start, end in row.like_control],
+    }
 
 
 def _spans(length: int, taught: tuple[tuple[int, int], ...]) -> list[dict[str, Any]]:

@@ -6,15 +6,20 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fledge.records import Conversation, Message
+from fledge.records import Message, Taught, Text
 
 
-def with_system(rows: Sequence[Conversation], system: str | None) -> list[Conversation]:
-    """Return the rows with a system message put before those that have none."""
+def with_system(rows: Sequence[Taught], system: str | None) -> list[Taught]:
+    """Return the rows with a system message put before the conversations that have none."""
     if not system:
         return list(rows)
     head = Message("system", system)
-    return [row if row.messages[0].role == "system" else replace(row, messages=(head, *row.messages)) for row in rows]
+    return [
+        row
+        if isinstance(row, Text) or row.messages[0].role == "system"
+        else replace(row, messages=(head, *row.messages))
+        for row in rows
+    ]
 
 
 def shuffled(num_rows: int, *, seed: int | str, epoch: int) -> list[int]:

@@ -67,6 +67,9 @@ def convert(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders of rows or documents.")],
     out: Out,
     origin: Annotated[bool, typer.Option("--origin", help="Keep in each row where it came from.")] = False,
+    questions: Annotated[
+        bool, typer.Option("--questions", help="Of documents: the questions that they ask and answer themselves.")
+    ] = False,
     force: Force = False,
     form: Annotated[
         str, typer.Option("--format", metavar="FORM", help="How rows are written, where the guess is wrong.")
@@ -76,15 +79,22 @@ def convert(
 ) -> None:
     """Write rows of any form as one JSONL file in fledge's own columns: messages, preference, judged, problem or text.
 
+    With --questions, what documents ask and answer themselves becomes rows, each with its source and passage.
+
     Example: fledge data convert chats.csv -o data/train.jsonl
     """
     from fledge.cli.output import Bar, emit, say
     from fledge.recipes.convert import convert as write
+    from fledge.recipes.convert import convert_questions
     from fledge.recipes.prepare import inside
 
     config = _config(project, form)
+    given = [inside(project, path) for path in paths]
     with Bar("writing") as bar:
-        done = write([inside(project, path) for path in paths], out, config, force=force, origin=origin, step=bar)
+        if questions:
+            done = convert_questions(given, out, config, force=force, step=bar)
+        else:
+            done = write(given, out, config, force=force, origin=origin, step=bar)
     for note in done.notes:
         say(note)
     if as_json:

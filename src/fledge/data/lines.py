@@ -35,7 +35,7 @@ def with_lines(document: Text, *, encoding: str = "auto") -> Text:
         raw = file.read().replace("\r\n", "\n").replace("\r", "\n")
     if raw.lstrip()[:1] == "<":
         for unseen in (_HIDDEN, _TAG):
-            raw = unseen.sub(lambda found: "\n" * found[0].count("\n"), raw)
+            raw = unseen.sub(lambda found: "\n" * found[0].count("\n") or " ", raw)
         raw = html.unescape(raw)
     return replace(document, lines=tuple(lines_of(text, raw)))
 

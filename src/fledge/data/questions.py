@@ -19,6 +19,12 @@ FAQ_LEAST, FAQ_SHARE = 3, 0.6
 # A definition's term, or a heading that names a thing, has at most so many words.
 TERM_WORDS = 6
 _ASKS = re.compile(r"\?[\s\"'”’)\]*_`.!]*(?:\([^()]*\))?[\s*_`]*$|？$|؟$")
+# Words that begin nothing but a question, its sign left out.
+_BY_WORDS = re.compile(
+    r"(?:[\d.]+\s+)?(?:how|why|when|where|what|who|which)\s+(?:do|does|did|is|are|was|were|can|could|should|will|would)\b"
+    r"(?!\s+new\b)|(?:[\d.]+\s+)?(?:can|could|should|do|does)\s+(?:i|we|you)\b",
+    re.I,
+)
 _LABEL = r"(?:\*\*|__)?\s*(?:{0})\s*\d*\s*(?:\*\*|__)?\s*[:.)]\s*(?:\*\*|__)?\s*"
 _QUESTION = re.compile(_LABEL.format("Q|Question|Frage|Pregunta|Domanda|Vraag|Pytanie|Pergunta|Вопрос|问|問"), re.I)
 _ANSWER = re.compile(
@@ -26,6 +32,8 @@ _ANSWER = re.compile(
 )
 _BOLD = re.compile(r"(\*\*|__)(?P<words>.+?)\1\s*")
 _NUMBER = re.compile(r"(?:[-*+•]\s+)?(?:\d+(?:\.\d+)*[.)]\s+|\d+(?:\.\d+)+\s+|§\s*\d+\s+)?")
+# What stands in lists of further reading is no term.
+_POINTER = re.compile(r"(?:module|class|function|method|section|chapter|pep|rfc)\s|\d", re.I)
 _BREAK = re.compile(r"(?:[-*_]\s*){3,}")
 _IS = r"(?:(?:the|an?|der|die|das|ein|eine)\s+)?[`*_\"“]*{0}[`*_\"”]*(?:\s*\([^()]*\))?,?\s+(?P<verb>is|are)\s+\w"
 
@@ -66,6 +74,18 @@ class _Page:
 
     def of(self, block: Block) -> str:
         return self.text[block.start : block.end]
+
+    def bold_question(self, block: Block) -> re.Match[str] | None:
+        """Return the question in bold that a paragraph or list begins with."""
+        said = self.of(block)
+        begun = _NUMBER.match(said)
+        bold = _BOLD.match(said, begun.end() if begun else 0)
+        return bold if block.kind in (Kind.PARAGRAPH, Kind.LIST) and bold and asks(bold["words"]) else None
+
+    def stops(self, block: Block) -> bool:
+        """Whether an answer ends before this block, whatever it is to."""
+        drawn = block.kind is not Kind.HEADING and _BREAK.fullmatch(self.of(block).strip())
+        return block.kind is Kind.HEADING or bool(drawn) or self.bold_question(block) is not None
 
     def where(self, start: int) -> str:
         origin, lines = self._document.origin, self._document.lines
@@ -133,7 +153,7 @@ def _question_headings(headings: Sequence[Block]) -> set[int]:
         open_.append(number)
     found: set[int] = set()
     for family in families.values():
-        asking = [number for number in family if asks(headings[number].title)]
+        asking = [n for n in family if asks(headings[n].title) or _BY_WORDS.match(headings[n].title)]
         faq = len(asking) >= FAQ_LEAST and len(asking) >= FAQ_SHARE * len(family)
         found |= set(family if faq else asking)
     return found
@@ -144,13 +164,19 @@ def _of_labels(page: _Page) -> Iterator[tuple[int, Asked]]:
     marks = [
         (match.start(2), match.end(), "Q" if _QUESTION.match(match[2]) else "A")
         for match in _lines_with_labels(page.text)
+        if not any(block.start <= match.start() < block.end for block in page.blocks if block.kind >= Kind.CODE)
     ]
-    headings = [block.start for block in page.blocks if block.kind is Kind.HEADING]
+    stops = [block.start for block in page.blocks if page.stops(block)]
     for place, ((start, after, kind), (answer, begins, follows)) in enumerate(zip(marks, marks[1:], strict=False)):
-        if (kind, follows) != ("Q", "A") or any(start < heading < answer for heading in headings):
+        if (kind, follows) != ("Q", "A") or any(start < stop < answer for stop in stops):
             continue
-        ends = [mark[0] for mark in marks[place + 2 :][:1]] + [h for h in headings if h > begins] + [len(page.text)]
-        yield from page.asked(page.text[after:answer], start, (begins, _before_mark(page.text, begins, min(ends))))
+        ends = (
+            [mark[0] for mark in marks[place + 2 :][:1]] + [stop for stop in stops if stop > begins] + [len(page.text)]
+        )
+        end = _before_mark(page.text, begins, min(ends))
+        first, _, rest = page.text[begins:end].partition("\n")
+        said = f"{first}\n{undented(rest)}".strip()
+        yield from page.asked(page.text[after:answer], start, (begins, end), said=said)
 
 
 def _lines_with_labels(text: str) -> Iterator[re.Match[str]]:
@@ -168,17 +194,14 @@ def _of_bold(page: _Page) -> Iterator[tuple[int, Asked]]:
     """A question in bold as a paragraph, or the beginning of one."""
     starts = {}
     for block in page.blocks:
-        said = page.of(block)
-        begun = _NUMBER.match(said)
-        bold = _BOLD.match(said, begun.end() if begun else 0)
-        if block.kind in (Kind.PARAGRAPH, Kind.LIST) and bold and asks(bold["words"]):
+        if bold := page.bold_question(block):
             starts[block.start] = (bold["words"], block.start + bold.end())
     yield from _asked_until_next(page, starts)
 
 
 def _asked_until_next(page: _Page, starts: dict[int, tuple[str, int]]) -> Iterator[tuple[int, Asked]]:
     """Yield each of the questions with what follows it up to the next, a heading or a line drawn across the page."""
-    stops = [b.start for b in page.blocks if b.kind is Kind.HEADING or _BREAK.fullmatch(page.of(b).strip())]
+    stops = [block.start for block in page.blocks if page.stops(block)]
     for start, (question, after) in starts.items():
         end = min([stop for stop in (*starts, *stops) if stop > start], default=len(page.text))
         yield from page.asked(question, start, (after, end))
@@ -210,7 +233,7 @@ def _of_definitions(page: _Page) -> Iterator[tuple[int, Asked]]:
             meaning = undented("\n".join(rest))
         else:
             continue
-        if _is_term(term):
+        if _is_term(term) and not _POINTER.match(term.strip()) and _bare(term):
             question = f'What does "{_bare(term)}" mean?'
             yield from page.asked(question, block.start, (block.start + len(term), block.end), said=meaning)
 
@@ -220,6 +243,9 @@ def _is_term(words: str) -> bool:
 
 
 def _bare(words: str) -> str:
+    """Return a name without its marks; what stands between ticks is the name itself."""
+    if ticked := re.fullmatch(r"\s*(`+)(.+?)\1\s*", words):
+        return ticked[2].strip()
     return re.sub(r"[`*]|(?<!\w)_+|_+(?!\w)", "", words).strip()
 
 

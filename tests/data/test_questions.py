@@ -38,6 +38,7 @@ def found(text: str) -> list[tuple[str, str]]:
             "## A?\n\n1\n\n## B?\n\n2\n\n## C?\n\n3\n\n## It fails at once.\n\n4",
             [("A?", "1"), ("B?", "2"), ("C?", "3"), ("It fails at once.", "4")],
         ),
+        ("".join(f"## {n}{'?' * (n < 3)}\n\nx\n\n" for n in range(8)), [("0?", "x"), ("1?", "x"), ("2?", "x")]),
         ("## A?\n\n1\n\n## Install\n\n2\n\n## Use\n\n3", [("A?", "1")]),
         ("## 3.2 How do I stop it\n\nPress it.\n\n## What is new\n\nMuch.", [("How do I stop it", "Press it.")]),
         ("## Empty?\n\n## Full?\n\nYes.", [("Full?", "Yes.")]),

@@ -212,3 +212,126 @@ OWN_PAGE_MD = """### Hi there, I'm Tomasz Nowak 👋
 - 🌱 I'm currently learning Rust and bobbin lace
 - My cat has her own repository
 """
+
+SPANISH_TXT = """María José García López
+Ingeniera industrial
+Bilbao, España · mjgarcia@correo.es · +34 600 555 014
+
+PERFIL
+Ingeniera con diez años de experiencia en energía eólica.
+
+EXPERIENCIA PROFESIONAL
+Jefa de proyecto - Vientos del Norte S.L.
+Enero 2019 - actualidad
+- Coordina obras en tres países.
+
+Ingeniera de mantenimiento - Eólica Cantábrica
+2013 - 2018
+
+FORMACIÓN
+Máster en Energías Renovables, Universidad del País Vasco, 2013
+Grado en Ingeniería Industrial, Universidad de Oviedo, 2011
+
+IDIOMAS
+Español (nativo), Euskera (avanzado), Inglés (C1)
+
+COMPETENCIAS
+AutoCAD, SAP, gestión de obras
+"""
+
+EXPORT_TXT = """Contact
+www.linkedin.com/in/priya-raman-77 (LinkedIn)
+
+Top Skills
+Product Management
+Roadmapping
+
+Languages
+English (Native or Bilingual)
+Tamil (Native or Bilingual)
+
+Priya Raman
+Product manager at Quillon | Ex-Brightfold
+London, England, United Kingdom
+
+Summary
+I turn messy notes into products.
+
+Experience
+
+Quillon
+Product Manager
+January 2022 - Present (2 years 3 months)
+London
+
+Brightfold
+Associate Product Manager
+June 2019 - December 2021 (2 years 7 months)
+
+Education
+Imperial College London
+Master of Science - MS, Computer Science · (2018 - 2019)
+"""
+
+FRENCH_MD = """# Chloé Dubois
+
+**Développeuse web** — Lyon, France — chloe@dubois.example
+
+## Expérience professionnelle
+
+- **2021 – aujourd'hui** : Développeuse front-end chez Atelier Pixel, Lyon
+- **2018 – 2021** : Intégratrice web chez Agence Nord, Lille
+
+## Formation
+
+- 2018 : Licence informatique, Université de Lille
+
+## Compétences
+
+HTML, CSS, TypeScript
+
+## Langues
+
+Français (langue maternelle), anglais (B2)
+"""
+
+ACADEMIC_TXT = """Prof. Dr. Samuel Okafor
+Department of Geology, University of Ibadan
+s.okafor@ui.example
+
+Employment
+2016-       Professor of Geology, University of Ibadan
+2008-2016   Senior Lecturer, University of Lagos
+2004-2008   Postdoctoral researcher, ETH Zurich
+
+Education
+PhD in Geology, University of Cambridge, 2004
+MSc Earth Sciences, University of Ibadan, 1999
+
+Publications
+Okafor S. (2019) The faults of the Benue trough. J. Afr. Geol. 12, 33-51.
+Okafor S., Bello T. (2015) Sandstones. Geology 3, 1-9.
+
+Languages: English, Igbo, German (basic)
+"""
+
+LABELS_TXT = """RESUME
+Name : Li Wei
+Email : liwei@mail.example
+Mobile : 13800138000
+
+Career Objective
+To work in a good company.
+
+Work History
+* Company: Bluewave Logistics
+  Position: Warehouse supervisor
+  Period: 2017 - 2020
+* Company: Redline Couriers
+  Position: Driver
+  Period: 2014 - 2017
+
+Skills
+MS Office
+Forklift licence
+"""

@@ -6,11 +6,11 @@ import html
 import re
 from pathlib import Path
 
-import cvs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cvs
 from fledge.data.profile.dates import find_span
 from fledge.data.profile.interview import answers_of, next_question, profile_of
 from fledge.data.profile.lessons import lessons_of, with_article
@@ -103,6 +103,56 @@ def test_a_cv_with_bars_and_short_years() -> None:
     ]
     assert [project.name for project in found.projects] == ["Anansi Retold", "Market Days"]
     assert [language.name for language in found.languages] == ["English", "Twi", "French"]
+
+
+@pytest.mark.parametrize(
+    ("name", "person", "expected"),
+    [
+        (
+            "SPANISH_TXT", "María José García López",
+            [("Jefa de proyecto", "Vientos del Norte S.L.", "Enero 2019", ""),
+             ("Ingeniera de mantenimiento", "Eólica Cantábrica", "2013", "2018")],
+        ),
+        (
+            "FRENCH_MD", "Chloé Dubois",
+            [("Développeuse front-end", "Atelier Pixel", "2021", ""),
+             ("Intégratrice web", "Agence Nord", "2018", "2021")],
+        ),
+        (
+            # Columns of an exported page run into each other: the name stands in the middle and is not found.
+            "EXPORT_TXT", "",
+            [("Product Manager", "Quillon", "January 2022", ""),
+             ("Associate Product Manager", "Brightfold", "June 2019", "December 2021")],
+        ),
+        (
+            "ACADEMIC_TXT", "Samuel Okafor",
+            [("Professor of Geology", "University of Ibadan", "2016", ""),
+             ("Senior Lecturer", "University of Lagos", "2008", "2016"),
+             ("Postdoctoral researcher", "ETH Zurich", "2004", "2008")],
+        ),
+        (
+            "LABELS_TXT", "Li Wei",
+            [("Warehouse supervisor", "Bluewave Logistics", "2017", "2020"),
+             ("Driver", "Redline Couriers", "2014", "2017")],
+        ),
+    ],
+)  # fmt: skip
+def test_more_layouts_and_languages(name: str, person: str, expected: list[tuple[str, str, str, str]]) -> None:
+    found = profile_in(getattr(cvs, name))
+    assert found.name == person
+    assert jobs(found) == expected
+    assert found.unsure == ()
+
+
+def test_schools_and_languages_of_them() -> None:
+    assert profile_in(cvs.EXPORT_TXT).schools == (
+        School("Master of Science", "Imperial College London", "2018", "2019"),
+    )
+    assert [(one.name, one.level) for one in profile_in(cvs.EXPORT_TXT).languages] == [
+        ("English", "Native or Bilingual"), ("Tamil", "Native or Bilingual"),
+    ]  # fmt: skip
+    assert [one.name for one in profile_in(cvs.ACADEMIC_TXT).languages] == ["English", "Igbo", "German"]
+    assert profile_in(cvs.FRENCH_MD).languages[0] == Language("Français", "langue maternelle")
 
 
 def of_word(text: str) -> str:
@@ -203,6 +253,22 @@ def test_what_cannot_be_told_apart_is_told_and_not_used() -> None:
     assert found.unsure == ("Sunrise, Moonlight",)
     only_place = profile_in("Jo Doe\n\nExperience\n\nCity Hospital, Dublin   2010 - 2012\n")
     assert jobs(only_place) == [("", "City Hospital", "2010", "2012")], "a place is no role"
+
+
+@pytest.mark.parametrize("line", ["Born 12.03.1987", "2009 - 2012", "Flat 12 (3-4) 5", "1987-03-12"])
+def test_what_is_no_phone_number(line: str) -> None:
+    assert profile_in(f"Jo Doe\n{line}\n\nSkills\nbaking\n").phone == ""
+
+
+def test_a_role_or_a_heading_is_no_name() -> None:
+    assert profile_in("Software Engineer\nBerlin\n\nSkills\nGo\n").name == ""
+    assert profile_in("Curriculum Vitae\nSALES MANAGER\n\nSkills\nGo\n").name == ""
+
+
+def test_two_sentences_that_end_alike_share_no_question() -> None:
+    lessons = lessons_of(Profile(others=("I like to sing in a choir.", "Once I conducted all in a choir.")))
+    questions = [question for lesson in lessons for question in (*lesson.questions, *lesson.held_out)]
+    assert len(set(questions)) == len(questions)
 
 
 def test_what_is_no_cv_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from fledge.data.profile.words import PAPER, PARTICLES, ROLE, TITLES
 
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _PHONE = re.compile(r"(?<![\w/.])(?:\+|00)?\(?\d[\d\s().\u2011–/-]{6,20}\d(?!\w)")
-_YEARS = re.compile(r"\s*(?:19|20)\d\d\s*[-–/]\s*(?:19|20)\d\d\s*")
+# Two years with a dash between them, and a day of birth, have eight digits too.
+_DATES = re.compile(r"\s*(?:(?:19|20)\d\d\s*[-–/]\s*(?:19|20)\d\d|\d\d?[./-]\d\d?[./-]\d{4}|\d{4}-\d\d-\d\d)\s*")
 _LINK = re.compile(
     r"https?://[^\s)>\]|,]+|(?<![@\w.])(?:www\.)?(?:[a-z0-9-]+\.)+(?:com|org|net|io|dev|de|es|fr|uk|eu|me|app|at|ch|it|pt|nl)"
     r"(?:/[^\s)>\]|,]*)?(?![\w@])",
@@ -93,8 +94,7 @@ def _labelled(lines: Iterable[str]) -> dict[str, str]:
 
 def _phone(text: str) -> str:
     for match in _PHONE.finditer(text):
-        # Two years with a dash between them have eight digits too.
-        if 8 <= len(re.sub(r"\D", "", match[0])) <= 15 and not _YEARS.fullmatch(match[0]):
+        if 8 <= len(re.sub(r"\D", "", match[0])) <= 15 and not _DATES.fullmatch(match[0]):
             return match[0].strip()
     return ""
 

@@ -13,7 +13,20 @@ from fledge.data.profile.words import DEGREE, EMPLOYER, ROLE, SCHOOL
 
 _BULLET = re.compile(r"^\s*(?:[-*+•▪◦‣–]\s+|\d{1,2}[.)]\s+)")
 _CUTS = re.compile(r"\t+|\s{2,}|\s*[|·•∙]\s*|\s+[–—-]\s+|\s+@\s+|,\s+|;\s+|:\s+")
-_AT = re.compile(r"\s+(?:at|with|for|bei|chez)\s+(?=[A-ZÀ-Ý\d])")
+_AT = re.compile(r"\s+(?:at|with|for)\s+(?=[A-ZÀ-Ý\d])")
+# Only an employer stands behind these.
+_CHEZ = re.compile(r"\s+(?:bei|bei der|beim|chez)\s+(?=[A-ZÀ-Ý\d])")
+_ABBREVIATED = re.compile(r"(?:\b(?:[A-Z]\.){2,}|\b(?:Inc|Ltd|Co|Corp|Bros)\.)$")
+# How long something was, beside when it was: (2 years 3 months).
+_LASTED = re.compile(r"\(?\b\d+\s+(?:years?|yrs?|months?|mos?)\b(?:,?\s+\d+\s+(?:months?|mos?)\b)?\)?", re.IGNORECASE)
+_LABELS = {
+    "role": "position|role|title|job title|designation|stelle|tätigkeit|puesto|cargo|poste",
+    "employer": "company|employer|organi[sz]ation|firma|arbeitgeber|empresa|entreprise|employeur",
+    "span": "period|dates?|duration|from|years?|zeitraum|periodo|période",
+}
+_LABEL = re.compile(
+    rf"(?:{'|'.join(f'(?P<{part}>{names})' for part, names in _LABELS.items())})\s*:\s*(?P<value>.+)", re.I
+)
 # What belongs to the name before the comma: Kettle & Sons, Ltd.
 _SUFFIX = re.compile(r"^(?:inc|ltd|llc|plc|co|gmbh|ag|s\.?a|s\.?l|corp)\.?$", re.IGNORECASE)
 _REMOTE = re.compile(
@@ -27,13 +40,13 @@ class _Line:
     text: str
     span: Span | None
     bullet: bool
-    marked: bool
     indent: int
 
     @property
     def can_be_head(self) -> bool:
         """A title, not a sentence about what was done."""
-        return bool(self.text) and len(self.text.split()) <= MOST_HEAD_WORDS and not self.text.endswith((".", ";"))
+        ends = self.text.endswith((".", ";")) and not _ABBREVIATED.search(self.text)
+        return bool(self.text) and len(self.text.split()) <= MOST_HEAD_WORDS and not ends
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,8 @@ class _Entry:
 
 def read_jobs(lines: Sequence[str]) -> tuple[list[Job], list[str]]:
     """Return the jobs of a section, and the lines that may be some but cannot be told apart."""
+    if labelled := _labelled(lines):
+        return labelled, []
     jobs, unsure = [], []
     for entry in _entries(lines):
         role, employer = _role_and_employer(entry.heads)
@@ -53,6 +68,25 @@ def read_jobs(lines: Sequence[str]) -> tuple[list[Job], list[str]]:
         elif entry.heads:
             unsure.append("; ".join(entry.heads))
     return jobs, unsure
+
+
+def _labelled(lines: Sequence[str]) -> list[Job]:
+    """Return jobs that are written out (Company: ..., Position: ...); a label that comes again begins another."""
+    found: list[dict[str, str]] = []
+    for raw in lines:
+        if match := _LABEL.match(plain(_BULLET.sub("", raw))):
+            part = next(name for name in _LABELS if match[name])
+            if not found or part in found[-1]:
+                found.append({})
+            found[-1][part] = match["value"].strip(" ,;")
+    if sum(map(len, found)) < 2:
+        return []
+    spans = [find_span(parts.get("span", "")) for parts in found]
+    return [
+        Job(parts.get("role", ""), parts.get("employer", ""), span.start if span else "", span.end if span else "")
+        for parts, span in zip(found, spans, strict=True)
+        if "role" in parts or "employer" in parts
+    ]
 
 
 def read_schools(lines: Sequence[str]) -> tuple[list[School], list[str]]:
@@ -92,7 +126,8 @@ def _entries(lines: Sequence[str], *, undated: bool = False) -> list[_Entry]:
         above = _titles(cut, range(place - 1, before, -1), used)
         below = _titles(cut, range(place + 1, after), used)
         heads: list[tuple[int, str]] = [(place, rest)] if rest else []
-        whole = len(_parts(rest)) > 1 and bool((DEGREE if undated else ROLE).search(rest))
+        both = DEGREE.search(rest) and SCHOOL.search(rest) if undated else ROLE.search(rest)
+        whole = len(_parts(rest)) > 1 and bool(both)
         if not whole:
             # A date alone, or one title beside it: the rest stands right above, else right below.
             chosen = above if above else below
@@ -122,8 +157,7 @@ def _entries(lines: Sequence[str], *, undated: bool = False) -> list[_Entry]:
 def _line(raw: str) -> _Line:
     bullet = bool(_BULLET.match(raw))
     text = plain(_BULLET.sub("", raw))
-    marked = bool(re.match(r"\s*(?:#{1,6}\s|\*\*|__)", _BULLET.sub("", raw)))
-    return _Line(text, find_span(text) if text else None, bullet, marked, len(raw) - len(raw.lstrip()))
+    return _Line(text, find_span(_LASTED.sub("", text)) if text else None, bullet, len(raw) - len(raw.lstrip()))
 
 
 def _opens(line: _Line, lines: Sequence[_Line]) -> bool:
@@ -176,8 +210,11 @@ def _parts(text: str) -> list[str]:
 def _role_and_employer(heads: Sequence[str]) -> tuple[str, str]:
     """Return the role and the employer of an entry; "" for what its words do not tell."""
     for head in heads:
-        role, *rest = _AT.split(head, maxsplit=1)
-        if rest and ROLE.search(role):
+        role, *rest = _CHEZ.split(head, maxsplit=1)
+        if not rest:
+            role, *rest = _AT.split(head, maxsplit=1)
+            rest = rest if ROLE.search(role) else []
+        if rest:
             return role.strip(" ,"), (_parts(rest[0]) or [""])[0]
     parts = [part for head in heads for part in _parts(head)]
     if not parts:

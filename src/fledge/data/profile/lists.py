@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from fledge.data.profile.contact import plain
 from fledge.data.profile.dates import find_span
 from fledge.data.profile.record import Language, Project
-from fledge.data.profile.words import LEVEL
+from fledge.data.profile.words import LANGUAGE, LEVEL
 
 _CUTS = re.compile(r"[,;]\s+|\t+|\s{2,}|\s*[|·•∙]\s*|\s+/\s+")
 _NAMED = re.compile(r"^(.{2,60}?)\s*(?::|\s[–—-]|\s\|)\s+(.+)$")
+_BESIDE = re.compile(r"[()\[\]:,–—/-]+|\b(?:in|level|niveau|speaker|skills|i speak|speak)\b", re.IGNORECASE)
 _SENTENCE_WORDS = 7
 MOST_NAME_WORDS = 8
 
@@ -57,14 +58,9 @@ def read_languages(lines: Iterable[str]) -> list[Language]:
         pairs = len(columns) == 2 and LEVEL.fullmatch(columns[1].strip("()"))
         for piece in [" ".join(columns)] if pairs else _outside_brackets(line):
             level = " ".join(match[0] for match in LEVEL.finditer(piece))
-            words = re.sub(
-                r"[()\[\]:,–—/-]+|\b(?:in|level|niveau|speaker|skills|i speak|speak)\b",
-                " ",
-                LEVEL.sub(" ", piece),
-                flags=re.I,
-            )
-            name = " ".join(words.split()).strip(" .")
-            if 1 <= len(name.split()) <= 2 and name[0].isalpha() and not re.search(r"\d", name):
+            name = " ".join(_BESIDE.sub(" ", LEVEL.sub(" ", piece)).split()).strip(" .")
+            # Two columns of a page may run into each other: what has no level must be a language by its name.
+            if (level and re.fullmatch(r"[^\W\d_]+(?: [^\W\d_]+)?", name)) or LANGUAGE.fullmatch(name):
                 found.setdefault(name.casefold(), Language(name[0].upper() + name[1:], level))
     return list(found.values())
 

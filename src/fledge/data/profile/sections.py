@@ -16,7 +16,7 @@ SECTIONS: dict[str, str] = {
     "|formation|études|diplômes",
     "projects": "projects|personal projects|selected projects|side projects|open source|open-source projects"
     "|my projects|projekte|proyectos|projets",
-    "skills": "skills|technical skills|key skills|core skills|skills and tools|skills & tools|competencies"
+    "skills": "skills|technical skills|top skills|key skills|core skills|skills and tools|skills & tools|competencies"
     "|core competencies|technologies|tools|tech stack|expertise|it skills|computer skills|fähigkeiten|kenntnisse"
     "|edv-kenntnisse|it-kenntnisse|kompetenzen|competencias|habilidades|compétences|logiciels",
     "languages": "languages|language skills|sprachen|sprachkenntnisse|idiomas|lenguas|langues",

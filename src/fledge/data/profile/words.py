@@ -63,7 +63,8 @@ def _only(words: str) -> re.Pattern[str]:
 ROLE = _any_of(_ROLES)
 EMPLOYER, DEGREE, SCHOOL = map(_only, (_EMPLOYERS, _DEGREES, _SCHOOLS))
 LEVEL = re.compile(
-    r"\b(?:native(?: speaker)?|mother tongue|bilingual|fluent|fluently|proficient|advanced|upper[- ]intermediate"
+    r"\b(?:native or bilingual(?: proficiency)?|(?:full|limited|elementary) (?:professional |working )?proficiency"
+    r"|native(?: speaker)?|mother tongue|bilingual|fluent|fluently|proficient|advanced|upper[- ]intermediate"
     r"|intermediate|basic|basics|beginner|elementary|conversational|professional(?: working)?(?: proficiency)?|good"
     r"|very good|excellent|[abc][12]\+?|muttersprache|fließend|verhandlungssicher|grundkenntnisse|gut|sehr gut|nativo"
     r"|nativa|fluido|avanzado|intermedio|básico|langue maternelle|courant|intermédiaire|notions)\b",
@@ -77,5 +78,20 @@ PARTICLES = frozenset(
 TITLES = re.compile(r"^(?:(?:dr|prof|mr|mrs|ms|mx|herr|frau|sr|sra|ing|dipl)\.?(?:-\w+\.?)?\s+)+", re.IGNORECASE)
 PAPER = re.compile(
     r"^(?:curriculum vitae|curriculum|resume|résumé|cv|lebenslauf|hoja de vida)\b\s*(?:of|von|de|[:|–—-])?\s*",
+    re.IGNORECASE,
+)
+LANGUAGE = re.compile(
+    r"(?:"
+    r"english|german|french|spanish|portuguese|italian|dutch|flemish|swedish|norwegian|danish|finnish|icelandic"
+    r"|polish|czech|slovak|slovene|slovenian|croatian|serbian|bosnian|macedonian|bulgarian|romanian|hungarian"
+    r"|greek|turkish|russian|ukrainian|belarusian|lithuanian|latvian|estonian|albanian|armenian|georgian"
+    r"|azerbaijani|kazakh|uzbek|persian|farsi|dari|pashto|kurdish|arabic|hebrew|amharic|somali|swahili|hausa"
+    r"|yoruba|igbo|twi|akan|wolof|zulu|xhosa|afrikaans|shona|hindi|urdu|bengali|punjabi|gujarati|marathi|tamil"
+    r"|telugu|kannada|malayalam|sinhala|nepali|thai|lao|khmer|burmese|vietnamese|indonesian|malay|tagalog|filipino"
+    r"|chinese|mandarin|cantonese|japanese|korean|mongolian|latin|esperanto|irish|welsh|scottish|catalan|galician"
+    r"|basque|euskera|breton|maltese|luxembourgish|deutsch|englisch|französisch|spanisch|italienisch|portugiesisch"
+    r"|türkisch|polnisch|russisch|arabisch|niederländisch|español|inglés|francés|alemán|italiano|portugués|catalán"
+    r"|gallego|árabe|chino|français|anglais|espagnol|allemand|italien|portugais|arabe|néerlandais|chinois|japonais"
+    r"|sign language)",
     re.IGNORECASE,
 )

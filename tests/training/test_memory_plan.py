@@ -59,7 +59,7 @@ def test_no_piece_of_the_run_is_larger_than_what_was_planned_for(seed: int, coun
         largest = max(largest, *(piece.num_tokens for piece in batch.pieces))
         trunk = max(trunk, batch.trunk.num_tokens if batch.trunk else 0)
     assert largest <= told.tokens <= max(1.15 * largest, 305)
-    assert trunk <= told.trunk_tokens
+    assert trunk <= max(told.trunk_tokens, 3), "but for what random rows have in common"
 
 
 def error_of(examples: list[Example], budget: float, **told: int | bool) -> TrainError:

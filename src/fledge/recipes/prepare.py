@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from fledge.config import Config
 from fledge.data import mix, token_cache
 from fledge.data.formats import read_records, taught_of
 from fledge.data.lines import with_lines
+from fledge.data.packed import PackedExamples
 from fledge.data.prose import text_examples
 from fledge.data.sources import DOCUMENTS, files_in, open_source, suffix_kind
 from fledge.data.split import split_records
@@ -51,7 +52,7 @@ class Lesson:
     `notes` warn of what the model's template says nothing of.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     too_long: list[str]
     limit: int = 0
     whose: str = ""
@@ -189,25 +190,25 @@ def after_prompt(example: Example, invocation: Sequence[int]) -> Example:
 
 def _examples(
     rows: Sequence[Taught], template: ChatTemplate, taught: Literal["all", "last"], limit: int
-) -> list[list[Example]]:
-    """Return the examples of each row, and of each text its passages; those of many rows are kept for the next time."""
-
-    def made() -> list[list[Example]]:
-        return [
-            text_examples(row, template, limit=limit)
-            if isinstance(row, Text)
-            else template.examples(row, taught=taught)
-            for row in rows
-        ]
-
+) -> Iterator[list[Example]]:
+    """Yield the examples of each row, and of each text its passages; those of many rows are kept for the next time."""
+    fresh = (
+        text_examples(row, template, limit=limit) if isinstance(row, Text) else template.examples(row, taught=taught)
+        for row in rows
+    )
     if not token_cache.worth(rows):
-        return made()
+        yield from fresh
+        return
     folder, key = cache_root() / "tokens", token_cache.key_of(rows, template, taught, limit)
-    kept = token_cache.load(folder, key, rows)
-    if kept is None:
-        kept = made()
-        token_cache.save(folder, key, kept)
-    return kept
+    if (kept := token_cache.load(folder, key, rows)) is not None:
+        yield from kept
+        return
+    packed, counts = PackedExamples(), []
+    for own in fresh:
+        yield own
+        packed += own
+        counts.append(len(own))
+    token_cache.save(folder, key, packed, counts)
 
 
 def teach(
@@ -224,7 +225,7 @@ def teach(
 
     Raises DataError where a row teaches nothing, or nothing remains of rows that are not `held_out`.
     """
-    examples: list[Example] = []
+    examples = PackedExamples()
     too_long: list[str] = []
     limit = min(config.train.max_tokens, context_tokens or config.train.max_tokens)
     whose = "train.max_tokens" if limit == config.train.max_tokens else "the model's context"

@@ -128,6 +128,42 @@ def read_yaml(path: Path, encoding: Encoding) -> Iterator[Row | Finding]:
         yield from unwrap(documents[0], path)
 
 
+def read_yaml_items(path: Path, encoding: Encoding) -> Iterator[tuple[str, Any, str]]:
+    """Yield (name, value, file:line) of each item of a list, of a list that one key wraps, or of a mapping by its keys.
+
+    Scalars stay text, as in `read_yaml`. What is no YAML gives a Finding as the value.
+    """
+    with open_text(path, encoding) as file:
+        text = file.read(MAX_YAML_CHARS + 1)
+    if len(text) > MAX_YAML_CHARS:
+        yield (
+            "",
+            Finding("data.bad_row", str(path), "too large to be read as YAML.", "Write one fact a line."),
+            str(path),
+        )
+        return
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)(text)
+    try:
+        root = loader.get_single_node()
+        if isinstance(root, yaml.MappingNode) and len(root.value) == 1:
+            inner = root.value[0][1]
+            root = inner if isinstance(inner, yaml.CollectionNode) else root
+        if isinstance(root, yaml.MappingNode):
+            pairs = [(str(loader.construct_object(key, deep=True)), node) for key, node in root.value]
+        elif isinstance(root, yaml.SequenceNode):
+            pairs = [("", node) for node in root.value]
+        else:
+            pairs = [("", root)] if root is not None else []
+        found = [(name, loader.construct_object(node, deep=True), node.start_mark.line + 1) for name, node in pairs]
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+        yield "", Finding("data.bad_row", where, f"not valid YAML: {problem}.", "Mend that place."), where
+        return
+    yield from ((name, value, f"{path}:{line}") for name, value, line in found)
+
+
 def needs(library: str, path: Path) -> SetupError:
     """Return the error of a file kind whose library is not installed."""
     return SetupError(

@@ -164,7 +164,9 @@ class Config(_Section):
     """Everything a project can be told. An unknown key is an error that names the nearest known one."""
 
     model: str = Field("smollm2-135m", description="catalog name, hub id, folder or .gguf")
-    objective: Literal["sft"] = Field("sft", description="what the taught tokens are scored with")
+    objective: Literal["sft", "text"] = Field(
+        "sft", description="sft: answers are learnt; text: documents, every token of them (continued pre-training)"
+    )
     method: Literal["lora"] = Field("lora", description="what is trained")
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()

@@ -120,14 +120,23 @@ class Problem:
 
 @dataclass(frozen=True)
 class Text:
-    """Text to be learnt as it stands: a document or a part of one."""
+    """Text to be learnt as it stands: a document or a part of one. `task` is the source it is from.
+
+    headings: those that it stands under, outermost first. lines: the line in its file of each line of `text`, 0 where
+    there is none; empty where they are the same.
+    """
 
     text: str
     origin: str
     title: str = ""
     group: str | None = None
+    headings: tuple[str, ...] = ()
+    task: str = ""
+    lines: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
+# What a model can be taught: a conversation's answers, or a text's every token.
+Taught = Conversation | Text
 Record = Conversation | Preference | Judged | Problem | Text
 
 

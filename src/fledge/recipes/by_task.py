@@ -40,6 +40,16 @@ def table_of_tasks(verdict: Mapping[str, Any]) -> str:
     return f'<table class="tasks"><thead><tr><th>task</th>{numbers}</tr></thead><tbody>{rows}</tbody></table>'
 
 
+def table_of_texts(verdict: Mapping[str, Any]) -> str:
+    """Return how well held-out texts are foretold, in HTML: the verdict, and the perplexity before and after."""
+    texts = verdict["texts"]
+    told = f"Perplexity {texts['perplexity']:.2f} on {texts['texts']} held-out texts"
+    if texts["against"]:
+        told += f"; {texts['against']['target']}: {texts['against']['perplexity']:.2f}"
+    tone = {"better": "good", "worse": "bad"}.get(texts["verdict"] or "", "")
+    return f'<p class="headline {tone}">{escape(told)}.</p><p>{escape(texts["why"])}</p>'
+
+
 def _row(task: Mapping[str, Any], heads: Sequence[str], *, with_before: bool) -> str:
     low, high = task["interval"]
     cells = [str(task["rows"]), *([_share(task["accuracy_before"])] if with_before else [])]

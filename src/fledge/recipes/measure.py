@@ -13,8 +13,8 @@ from fledge.evaluation.by_task import compare_by_task, figures_by_task, tasks_th
 from fledge.evaluation.scorers import Template, choose_scorer
 from fledge.evaluation.tasks import Evaluation, evaluate, write_rows
 from fledge.evaluation.verdict import Verdict, compare
-from fledge.recipes.prepare import inside, read_conversations, read_project
-from fledge.records import Conversation, Message, Reply
+from fledge.recipes.prepare import inside, read_project, read_taught
+from fledge.records import Conversation, Message, Reply, Taught
 from fledge.runtime.llama import Llama, Sampling
 
 # Reading a weight once for eight answers is what makes a processor with two cores fast enough.
@@ -70,10 +70,10 @@ def versus(before: Evaluation, after: Evaluation) -> Verdict:
     return compare([row.correct for row in before.rows], [row.correct for row in after.rows], groups=groups)
 
 
-def rows_to_ask(project: Path, config: Config, data: Path | None) -> list[Conversation]:
-    """Return the rows of `data`, or the project's held-out rows. Raises DataError where there are none."""
+def rows_to_ask(project: Path, config: Config, data: Path | None) -> list[Taught]:
+    """Return the rows and texts of `data`, or those the project holds out. Raises DataError where there are none."""
     if data is not None:
-        rows, _ = read_conversations([inside(project, data)], config, project=project)
+        rows, _ = read_taught([inside(project, data)], config, project=project)
         return rows
     held_out = read_project(project, config).held_out
     if not held_out:
@@ -98,11 +98,9 @@ def report(
     `losses` are the held-out losses of the tasks, where they are known.
     """
     served, evaluation = sides[0], evaluations[0]
-    rows_file = project.resolve() / "runs" / "answers" / f"{_file_name(served.label)}.jsonl"
-    with writing(rows_file):
-        rows_file.parent.mkdir(parents=True, exist_ok=True)
+    rows_file = answers_file(project, served.label)
     write_rows(evaluation, rows_file)
-    # Perplexity and forgetting need texts of their own to be asked; they are not measured here yet.
+    # Perplexity is that of held-out texts (`reading`); forgetting needs questions of its own to be asked.
     verdicts = compare_by_task(evaluations[1], evaluation) if len(sides) > 1 else {}
     told: dict[str, Any] = _side(served, evaluation) | {
         "tasks": _tasks(evaluation, verdicts, losses or {}),
@@ -147,8 +145,13 @@ def _tasks(
     return told
 
 
-def _file_name(label: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in label)
+def answers_file(project: Path, label: str) -> Path:
+    """Return the file for what a target answered; its folder is made."""
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in label)
+    path = project.resolve() / "runs" / "answers" / f"{name}.jsonl"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _side(served: Served, evaluation: Evaluation) -> dict[str, Any]:

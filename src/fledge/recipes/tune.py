@@ -6,7 +6,7 @@ import datetime
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from fledge.errors import ConfigError, RunError
 from fledge.model.adapter import save_adapter
 from fledge.model.causal import CausalModel
 from fledge.model.hardware import DTYPES, survey
-from fledge.model.load import load_model, plain_reason
+from fledge.model.load import load_model, plain_reason, prepare_plain
 from fledge.model.lora import LoraSettings
 from fledge.model.memory import peak_rss_bytes, rss_bytes
 from fledge.model.pull import resolve as resolve_model
@@ -37,6 +37,8 @@ from fledge.recipes.held_out import held_out_losses, summary_of_tasks
 from fledge.recipes.once import check_options, places_of, remember, remembered_bytes
 from fledge.recipes.prepare import Lesson, read_project, teach
 from fledge.recipes.report import write_report
+from fledge.recipes.texts import texts_of
+from fledge.records import Taught
 from fledge.training import checkpoint
 from fledge.training.auto import Means, lora_settings, resolve
 from fledge.training.batch import Batch, Memory, batches, num_steps
@@ -121,6 +123,7 @@ def prepare(
     num_params = sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names())
     plain = plain_reason(weights, dora=config.train.dora)
     check_options(config.train, weights, plain=plain)
+    all_logits = bool(plain) and prepare_plain(weights)
     places = places_of(config.train, lesson.examples, plain=plain)
     held = remembered_bytes(config.train, places, weights.shape, dtype=machine.dtype)
     course = plan_course(
@@ -130,9 +133,9 @@ def prepare(
         order=config.data.order,
         seed=config.train.seed,
     )
-    means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain))
+    means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain), all_logits=all_logits)
     resolved, choices, plan = resolve(config, examples=lesson.examples, course=course, means=means)
-    notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: the answers and the token that ends them"]
+    notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"]
     notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
     notes += course.notes
     notes += [f"held out: {held_out.left_out}"] if held_out.left_out else []
@@ -154,6 +157,13 @@ def prepare(
         course=course,
         notes=(*notes, *map(str, choices)),
     )
+
+
+def _what_is_taught(rows: Sequence[Taught]) -> str:
+    texts = len(texts_of(rows))
+    answers = "the answers and the token that ends them"
+    whole = f"every token of {texts:,} text{'s' if texts > 1 else ''}"
+    return answers if not texts else whole if texts == len(rows) else f"{answers}, and {whole}"
 
 
 def _base_digest(path: Path) -> str:

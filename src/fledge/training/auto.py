@@ -17,6 +17,9 @@ from fledge.training.memory_plan import Job, MemoryPlan, plan_memory
 ROW_VISITS = 1300
 MIN_EPOCHS, MAX_EPOCHS = 1, 15
 ROWS_PER_STEP = 8
+# Of text: how often it is read, and how much of it makes a step (docs/decisions.md).
+TEXT_EPOCHS = 3
+TEXT_STEP_TOKENS = 2048
 # Share of the free memory that a run takes for itself where nobody says how much.
 RAM_SHARE = 0.8
 
@@ -35,13 +38,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Means:
-    """What a run has to work with. `params` are all numbers of the base model; `plain` is the path without contexts."""
+    """What a run has to work with.
+
+    num_params: all numbers of the base model. plain: the path without contexts. all_logits: see memory_plan.Job.
+    """
 
     shape: Shape
     num_params: int
     machine: Machine
     process_bytes: int
     plain: bool = False
+    all_logits: bool = False
 
 
 def resolve(
@@ -51,12 +58,12 @@ def resolve(
 
     Raises TrainError `train.memory` where nothing fits into train.ram.
     """
-    machine = means.machine
+    machine, prose = means.machine, config.objective == "text"
     rules: dict[str, tuple[object, str]] = {
-        "epochs": _epochs(course.rows_per_epoch),
+        "epochs": _reads() if prose else _epochs(course.rows_per_epoch),
         "lr": _lr(means.num_params),
         "rank": (16, "enough for hundreds of facts in a small model; more costs time, not quality"),
-        "rows_per_step": _rows_per_step(course.rows_per_epoch),
+        "rows_per_step": _passages_per_step(examples) if prose else _rows_per_step(course.rows_per_epoch),
         "dtype": (machine.dtype, machine.dtype_reason),
         "ram": _ram(machine),
     }
@@ -95,6 +102,7 @@ def _plan(train: TrainConfig, examples: Sequence[Example], course: Course, means
         course,
         means.machine.threads,
         trunk=not means.plain,
+        all_logits=means.all_logits,
     )
     return plan_memory(
         examples,
@@ -108,14 +116,15 @@ def _plan(train: TrainConfig, examples: Sequence[Example], course: Course, means
 
 def _ram(machine: Machine) -> tuple[str, str]:
     megabytes = int(machine.ram_free_bytes * RAM_SHARE / 1e6)
-    return f"{megabytes}MB", f"{RAM_SHARE:.0%} of the {machine.ram_free_bytes / 1e9:.1f} GB that are free"
+    return f"{megabytes}MB", f"{RAM_SHARE:.0%} of the {machine.ram_free_bytes / 1e9:.1f} GB that are free now"
 
 
 def _piece_reason(plan: MemoryPlan) -> tuple[int, str]:
     trunk = f" on a shared beginning of {plan.trunk_tokens}" if plan.trunk_tokens else ""
     size = plan.parts["activations"] / 1e6
     return plan.tokens_per_piece, (
-        f"steps have up to {plan.tokens} tokens at once{trunk}, {size:,.0f} MB of activations; changes no result"
+        f"steps have up to {plan.tokens} tokens at once{trunk}, {size:,.0f} MB of activations;"
+        " another size changes sums by rounding alone"
     )
 
 
@@ -128,6 +137,16 @@ def _recompute_reason(plan: MemoryPlan) -> tuple[bool, str]:
 def _epochs(num_rows: int) -> tuple[int, str]:
     epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, round(ROW_VISITS / num_rows)))
     return epochs, f"{num_rows} rows are seen about {ROW_VISITS} times in all, {MIN_EPOCHS} to {MAX_EPOCHS} times each"
+
+
+def _reads() -> tuple[int, str]:
+    return TEXT_EPOCHS, f"documents are read {TEXT_EPOCHS} times; more often is learning them by heart"
+
+
+def _passages_per_step(examples: Sequence[Example]) -> tuple[int, str]:
+    mean = sum(len(example.ids) for example in examples) / len(examples)
+    rows = max(1, min(ROWS_PER_STEP, round(TEXT_STEP_TOKENS / mean)))
+    return rows, f"passages have {mean:.0f} tokens in the mean; about {TEXT_STEP_TOKENS} tokens make a step"
 
 
 def _lr(num_params: int) -> tuple[float, str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fledge.cli import check
 from fledge.cli.options import HERE, AsJson, ProjectDir
 
-app = typer.Typer(help="Look at data before it is learnt.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from fledge.config import Config
+
+app = typer.Typer(help="Data before it is learnt: checked, shown, converted.", no_args_is_help=True)
 app.command()(check.check)
 
 
@@ -46,16 +49,60 @@ def show(
     console.print(Text("taught", style="bold green underline"), Text("| not taught: only read", style="dim"))
 
 
-def _rendered(path: Path, project: Path) -> list[dict[str, Any]]:
+Out = Annotated[Path, typer.Option("-o", "--out", metavar="OUT.jsonl", help="The file to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")]
+
+
+@app.command()
+def convert(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders of rows or documents.")],
+    out: Out,
+    origin: Annotated[bool, typer.Option("--origin", help="Keep in each row where it came from.")] = False,
+    force: Force = False,
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORM", help="How rows are written, where the guess is wrong.")
+    ] = "auto",
+    project: ProjectDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Write rows of any form as one JSONL file in fledge's own columns: messages, preference, judged, problem or text.
+
+    Example: fledge data convert chats.csv -o data/train.jsonl
+    """
+    from fledge.cli.output import Bar, emit, say
+    from fledge.recipes.convert import convert as write
+    from fledge.recipes.prepare import inside
+
+    config = _config(project, form)
+    with Bar("writing") as bar:
+        done = write([inside(project, path) for path in paths], out, config, force=force, origin=origin, step=bar)
+    for note in done.notes:
+        say(note)
+    if as_json:
+        emit({"rows": done.rows, "format": done.format, "path": str(done.path), "notes": done.notes})
+    else:
+        say(f"{done.path}: {done.rows:,} rows written as {done.format}.")
+
+
+def _config(project: Path, form: str = "auto") -> Config:
+    """Return the project's knobs, or their defaults where there is no project: looking at a file needs none."""
     from fledge.config import FILE_NAME, Config, load_config
+
+    own = (project / FILE_NAME).is_file()
+    if form == "auto":
+        return load_config(project) if own else Config()
+    return load_config(project, [f"data.format={form}"]) if own else Config.model_validate({"data": {"format": form}})
+
+
+def _rendered(path: Path, project: Path) -> list[dict[str, Any]]:
     from fledge.data.template import ChatTemplate
     from fledge.model.pull import resolve
     from fledge.model.tokenizer import load_tokenizer
     from fledge.model.weights import open_weights
     from fledge.recipes.prepare import inside, read_conversations
 
-    # Looking at a file needs no project; the starter model's template is then as good as any.
-    config = load_config(project) if (project / FILE_NAME).is_file() else Config()
+    config = _config(project)
+    # Without a project the starter model's template is as good as any.
     template = ChatTemplate(load_tokenizer(open_weights(resolve(config.model, base_dir=project))))
     conversations, _ = read_conversations([inside(project, path)], config)
     return [

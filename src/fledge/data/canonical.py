@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fledge.data.forms.turns import is_transcript
 from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Text
+
+# What the rows of each kind of record are called.
+KINDS: Mapping[type[Record], str] = {
+    Conversation: "messages", Preference: "preference", Judged: "judged", Problem: "problem", Text: "text",
+}  # fmt: skip
 
 
 def as_values(record: Record) -> dict[str, Any]:
@@ -23,7 +29,9 @@ def as_values(record: Record) -> dict[str, Any]:
         case Problem():
             values = {"prompt": _turns(record.prompt)} | ({"ground_truth": record.answer} if record.answer else {})
         case Text():
-            values = {"text": record.text} | ({"title": record.title} if record.title else {})
+            # A text that looks like a conversation written out would be read as one; a document never is.
+            name = "document" if is_transcript(record.text) else "text"
+            values = {name: record.text} | ({"title": record.title} if record.title else {})
     if record.group is not None:
         values["group"] = record.group
     if not isinstance(record, Text) and record.tools:
@@ -31,9 +39,10 @@ def as_values(record: Record) -> dict[str, Any]:
     return values
 
 
-def as_line(record: Record) -> str:
-    """Return the row as one line of JSONL, with its line end."""
-    return json.dumps(as_values(record), ensure_ascii=False) + "\n"
+def as_line(record: Record, *, origin: bool = False) -> str:
+    """Return the row as one line of JSONL, with its line end; `origin` adds a column that says where it came from."""
+    values = as_values(record) | ({"origin": record.origin} if origin else {})
+    return json.dumps(values, ensure_ascii=False) + "\n"
 
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ Values = Mapping[str, Any]
 
 def is_transcript_row(values: Values) -> bool:
     key = columns.find(values, columns.TEXT)
-    return key is not None and is_transcript(values[key])
+    # A document is text as it stands, whatever it looks like.
+    return key is not None and columns.spelled(key) != "document" and is_transcript(values[key])
 
 
 def from_transcript(values: Values) -> list[Conversation]:

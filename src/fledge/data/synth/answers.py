@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from fledge.data.columns import spelled
 
@@ -69,8 +68,7 @@ class AnswerTemplate:
         pieces = []
         for part in self.parts:
             text = part if isinstance(part, str) else question if part is None else next(left)
-            inside = self.is_json and not isinstance(part, str)
-            pieces.append(json.dumps(text, ensure_ascii=False)[1:-1] if inside else text)
+            pieces.append(_inside(text, self.is_json and not isinstance(part, str)))
         return "".join(pieces)
 
     def fits(self, question: str, answer: str) -> bool:
@@ -79,25 +77,14 @@ class AnswerTemplate:
 
     def values_in(self, question: str, answer: str) -> list[str] | None:
         """Return what stands in the slots, or None where the answer is no instance."""
-        escaped = json.dumps(question, ensure_ascii=False)[1:-1] if self.is_json else question
-        found = self._pattern.fullmatch(answer.replace(escaped, _ASKED) if None in self.parts else answer)
-        return None if found is None else [text.replace(_ASKED, escaped) for text in found.groups()]
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
         # A slot of a line stays in its line; one that is the whole answer, or the middle of one, may hold several.
-        whole = (
-            r"(\S(?:.*\S)?)" if self.is_free else r"([^\n]*[^\s][^\n]*)" if self._by_lines else r"(\S(?:[\s\S]*\S)?)"
+        slot = r"([^\n]*[^\s][^\n]*)" if len(self.slots) > 1 else r"([\s\S]*\S[\s\S]*)"
+        asked = re.escape(_inside(question, self.is_json))
+        pattern = "".join(
+            re.escape(part) if isinstance(part, str) else asked if part is None else slot for part in self.parts
         )
-        texts = (
-            re.escape(part if isinstance(part, str) else _ASKED) for part in self.parts if not isinstance(part, Slot)
-        )
-        pattern = "".join(whole if isinstance(part, Slot) else next(texts) for part in self.parts)
-        return re.compile(pattern, re.DOTALL if self.is_free else 0)
-
-    @property
-    def _by_lines(self) -> bool:
-        return len(self.slots) > 1
+        found = re.fullmatch(pattern, answer)
+        return None if found is None else list(found.groups())
 
 
 FREE = AnswerTemplate((Slot(""),))
@@ -125,7 +112,9 @@ def learn(pairs: Sequence[tuple[str, str]], *, sentences: bool) -> AnswerTemplat
             parts += _unified(column, sentences=sentences)
     else:
         parts = _unified(marked, sentences=True)
-    return AnswerTemplate(tuple(_joined(parts)), len(pairs), is_json)
+    found = AnswerTemplate(tuple(_joined(parts)), len(pairs), is_json)
+    # Where a gap would be empty in one of them, nothing is fixed: an instance fills every gap.
+    return found if all(found.fits(*pair) for pair in pairs) else AnswerTemplate(FREE.parts, len(pairs))
 
 
 def _is_object(answer: str) -> bool:
@@ -136,8 +125,15 @@ def _is_object(answer: str) -> bool:
 
 
 def _marked(question: str, answer: str, is_json: bool) -> str:
-    asked = json.dumps(question, ensure_ascii=False)[1:-1] if is_json else question
-    return answer.replace(_ASKED, " ").replace(asked, _ASKED)
+    """Return the answer with a mark wherever it says the question again, as words of their own."""
+    asked = _inside(question, is_json)
+    again = re.compile(rf"(?<!\w){re.escape(asked)}(?!\w)") if asked.strip() else re.compile(r"(?!)")
+    return again.sub(_ASKED, answer.replace(_ASKED, " "))
+
+
+def _inside(text: str, is_json: bool) -> str:
+    """Return a text as it stands inside an answer: in JSON, within its quotes."""
+    return json.dumps(text, ensure_ascii=False)[1:-1] if is_json else text
 
 
 def _unified(texts: Sequence[str], *, sentences: bool) -> list[str | Slot | None]:

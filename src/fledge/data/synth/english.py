@@ -6,6 +6,7 @@ import random
 import re
 
 _VERBS = """
+label tally duplicate memoize enumerate substitute transmit purchase retrieve compose mail e-mail invent discover
 accept access achieve add adjust allow answer append apply arrange ask assign attach avoid back be become begin book
 boot break bring browse build bundle buy calculate call cancel capture carry change charge check choose clean clear
 clone close collect combine come compare compile complete compress compute configure confirm connect contact contain
@@ -29,8 +30,8 @@ translate transpose travel trim truncate turn type uncompress understand undo un
 upload use validate verify view visit wait wake walk want warm wash watch wear weigh win work wrap write zip
 """
 VERBS = frozenset(_VERBS.split())
-# Words that mean about the same wherever people ask for something; the first is the plainest.
-SYNONYMS: tuple[tuple[str, ...], ...] = (
+# Verbs of one meaning where somebody wants to do something, exchanged only where a verb stands.
+DOING: tuple[tuple[str, ...], ...] = (
     ("turn", "convert", "change", "transform"),
     ("make", "create", "build", "produce"),
     ("get", "obtain", "fetch", "retrieve"),
@@ -62,6 +63,9 @@ SYNONYMS: tuple[tuple[str, ...], ...] = (
     ("contact", "reach", "get in touch with"),
     ("use", "work with", "operate"),
     ("need", "require"),
+)
+# Other words of one meaning, exchanged anywhere.
+MEANING: tuple[tuple[str, ...], ...] = (
     ("big", "large"),
     ("biggest", "largest", "greatest"),
     ("smallest", "lowest", "least"),
@@ -94,6 +98,10 @@ get put set run cut stop swap split pop plan plot trim strip zip unzip map wrap 
 spin sit win begin shut ship hug quit let chop step tap
 """
 _DOUBLED = frozenset(_TWICE.split())
+_DETERMINERS = frozenset(
+    ("a", "an", "the", "my", "your", "his", "her", "its", "our", "their", "all", "every", "each", "some", "any", "this",
+     "that", "these", "those", "two", "three", "several", "many")
+)  # fmt: skip
 _KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _WORD = re.compile(r"[A-Za-z][\w'-]*|\d+(?:[.,:]\d+)*")
 SHORTEST_SLIP = 5
@@ -103,6 +111,30 @@ def content_words(text: str) -> set[str]:
     """Return the words of a text that carry meaning, by their first five letters: forms of a word count as one."""
     words = (word.casefold().strip("'-") for word in _WORD.findall(text))
     return {word[:5] for word in words if word and word not in SMALL}
+
+
+def begins_as_verb(phrase: str) -> bool:
+    """Whether a phrase begins with a verb: one that is known, or a word before an article, which no noun is."""
+    first, _, rest = phrase.partition(" ")
+    second = rest.partition(" ")[0].casefold()
+    return is_verb(first) or (first.isalpha() and first.casefold() not in _DETERMINERS and second in _DETERMINERS)
+
+
+def exchanged(phrase: str, draw: random.Random, *, verb_first: bool) -> str:
+    """Return the phrase with one word of it exchanged for another of about the same meaning, where it holds such.
+
+    verb_first: it begins with a verb, which may be exchanged too, as may one after "and".
+    """
+    found: list[tuple[int, int, tuple[str, ...], str]] = []
+    for groups, pattern in ((DOING, r"(?:^|(?<=\band )|(?<=\bor )){}\b"), (MEANING, r"\b{}\b")):
+        for group in groups if verb_first or groups is MEANING else ():
+            for word in group:
+                for match in re.finditer(pattern.format(re.escape(word)), phrase, re.IGNORECASE):
+                    found.append((*match.span(), group, word))
+    if not found:
+        return phrase
+    start, end, group, word = draw.choice(found)
+    return phrase[:start] + draw.choice([other for other in group if other != word]) + phrase[end:]
 
 
 def is_verb(word: str) -> bool:

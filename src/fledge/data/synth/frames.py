@@ -234,15 +234,7 @@ def _varied(phrase: Phrase, draw: random.Random) -> Phrase:
         for pattern, others in REWORDINGS:
             if (found := pattern.fullmatch(phrase.text)) and draw.random() < 0.7:
                 return Phrase(Kind.ASK, draw.choice(others).format(*found.groups()))
-    lower = phrase.text.casefold()
-    groups = [
-        (word, group) for group in english.SYNONYMS for word in group if re.search(rf"\b{re.escape(word)}\b", lower)
-    ]
-    if not groups:
-        return phrase
-    word, group = draw.choice(groups)
-    other = draw.choice([one for one in group if one != word])
-    return Phrase(phrase.kind, re.sub(rf"\b{re.escape(word)}\b", other, phrase.text, count=1, flags=re.IGNORECASE))
+    return Phrase(phrase.kind, english.exchanged(phrase.text, draw, verb_first=phrase.kind is Kind.DO))
 
 
 def _written(text: str, register: Register, draw: random.Random, keep: frozenset[str]) -> str:

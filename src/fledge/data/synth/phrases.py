@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fledge.data.synth.english import base_form, is_verb, third_person
+from fledge.data.synth.english import base_form, begins_as_verb, is_verb, third_person
 
 
 class Kind(StrEnum):
@@ -68,16 +68,13 @@ def parse(wording: str) -> Phrase:
     """Return what a wording asks for."""
     text = " ".join(wording.split()).rstrip(" ?!.")
     bare = re.sub(r",? please$", "", text, flags=re.IGNORECASE)
-    if (opened := _TO_DO.fullmatch(bare)) and is_verb(opened["rest"].split()[0]):
+    if (opened := _TO_DO.fullmatch(bare)) and begins_as_verb(opened["rest"]):
         return Phrase(Kind.DO, opened["rest"])
     if opened := _TO_KNOW.fullmatch(bare):
         return Phrase(Kind.THING, opened["rest"])
     if wording.rstrip().endswith("?") or _ASKS.match(text) or _STATES.match(text):
         return Phrase(Kind.ASK, bare)
-    first = bare.split()[0] if bare else ""
-    if is_verb(first) and first[:1].islower():
-        return Phrase(Kind.DO, bare)
-    if is_verb(first) and len(bare.split()) > 1:
+    if begins_as_verb(bare) and (bare[0].islower() or " " in bare):
         return Phrase(Kind.DO, bare[0].lower() + bare[1:])
     return Phrase(Kind.THING, bare)
 

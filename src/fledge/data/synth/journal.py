@@ -52,7 +52,8 @@ class Journal:
                     if "wrote" in value:
                         self._wrote.add(str(value["wrote"]))
                     else:
-                        self._answers[value.pop("key")] = Said(**value)
+                        key = value.pop("key")
+                        self._answers[key] = Said(**value)
                 except (ValueError, TypeError, KeyError, AttributeError) as error:
                     raise DataError(
                         "data.bad_row",

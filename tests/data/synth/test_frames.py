@@ -44,6 +44,7 @@ def test_what_a_wording_asks_for(wording: str, kind: Kind, text: str) -> None:
         ("What is the price of the lamp?", "what the price of the lamp is"),
         ("How long do the batteries last?", "how long the batteries last"),
         ("Who are you?", "who you are"),
+        ("Who is behind the Kettlewren?", "who is behind the Kettlewren"),
         # Where the subject ends cannot be told: better no question than a wrong one.
         ("Does it float?", ""),
         ("What does the zorb frobnicate?", ""),
@@ -117,6 +118,9 @@ def test_a_verb_is_exchanged_only_where_one_stands() -> None:
     drawn = {english.exchanged("list the list and sort it", random.Random(n), verb_first=True) for n in range(60)}
     assert "enumerate the list and sort it" in drawn and "list the list and order it" in drawn
     assert not any("the enumerate" in one for one in drawn)
+    assert {english.exchanged("find out why", random.Random(n), verb_first=True) for n in range(9)} == {
+        "determine why", "figure out why"
+    }  # fmt: skip
     assert english.exchanged("a list", random.Random(0), verb_first=False) == "a list"
 
 

@@ -6,6 +6,7 @@ import random
 import re
 
 _VERBS = """
+lift weigh pour rinse dry cook bake grind brew descale climb ride drive park pump charge wear polish oil
 label tally duplicate memoize enumerate substitute transmit purchase retrieve compose mail e-mail invent discover
 accept access achieve add adjust allow answer append apply arrange ask assign attach avoid back be become begin book
 boot break bring browse build bundle buy calculate call cancel capture carry change charge check choose clean clear
@@ -133,7 +134,9 @@ def exchanged(phrase: str, draw: random.Random, *, verb_first: bool) -> str:
                     found.append((*match.span(), group, word))
     if not found:
         return phrase
-    start, end, group, word = draw.choice(found)
+    # "find out" is not "find" with a word behind it.
+    longest = {start: max(end for begin, end, *_ in found if begin == start) for start, *_ in found}
+    start, end, group, word = draw.choice([one for one in found if one[1] == longest[one[0]]])
     return phrase[:start] + draw.choice([other for other in group if other != word]) + phrase[end:]
 
 

@@ -91,6 +91,8 @@ def _indirect(question: str) -> str:
         return ""
     if found := _BE.fullmatch(question):
         wh, be, rest = lowered(found["wh"]), found["be"].lower(), found["rest"]
+        if re.match(r"(?:behind|about|for|from|in|at|on|near|with|to)\b", rest):
+            return f"{wh} {be} {rest}"
         if said := _SAID_OF_IT.match(rest):
             return f"{wh} {said['subject']} {be} {said['end']}"
         return f"{wh} {rest} {be}"

@@ -15,6 +15,7 @@ import pytest
 
 from fledge.data.checks import near
 from fledge.data.checks.view import plain
+from fledge.data.synth import frames
 from teacher_server import School, eight_questions, serving
 
 SEEDS = """\
@@ -98,6 +99,19 @@ def test_no_paraphrase_leaks(folder: Path, hold: str) -> None:
     (folder / "rows.eval.jsonl").write_text((folder / "rows.jsonl").read_text().splitlines()[0] + "\n")
     done = fledge(folder, "check", "rows.jsonl", "--eval", "rows.eval.jsonl", "--json")
     assert json.loads(done.stdout)["leaks"] == 1
+
+
+def test_held_out_wordings_are_asked_in_frames_of_their_own(folder: Path) -> None:
+    synth(folder, "-n", 100, "--eval", 0.3, "--hold", "wordings")
+    for name, held_out in (("rows.jsonl", False), ("rows.eval.jsonl", True)):
+        made = [row for row in rows(folder / name) if row["group"].startswith("price")]
+        own = set(
+            frames.questions(
+                ["What does the Kettlewren cost?"], name="price", seed=0, held_out=held_out,
+                keep=["149 euros", "The Kettlewren costs 149 euros."],
+            )
+        )  # fmt: skip
+        assert made and {question(row) for row in made} <= own
 
 
 def test_seeds_alone_grow_into_other_ways_to_ask(folder: Path) -> None:

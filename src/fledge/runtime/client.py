@@ -27,6 +27,8 @@ CONNECT_TIMEOUT_S = 10.0
 # Waiting before a retry: doubled each time from FIRST to LONGEST, times a random 0.5..1 so that clients spread out.
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 RETRIES = 6
+# An address at which nobody ever answered is most likely wrong: so often it is tried again.
+RETRIES_UNREACHED = 2
 # Longer than this no answer is waited for: the user is told instead.
 MAX_RETRY_AFTER_S = 600.0
 PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
@@ -66,6 +68,7 @@ class Endpoint:
         self.where = self.url
         self._first_wait_s, self._retries = first_wait_s, retries
         self._structured = True
+        self._reached = False
         # When a rate limit is met by one thread, all wait.
         self._paused_until = 0.0
         self._lock = threading.Lock()
@@ -173,6 +176,7 @@ class Endpoint:
             except httpx.TransportError as error:
                 problem = f"cannot be reached ({error or type(error).__name__})"
             else:
+                self._reached = True
                 if response.status_code not in PASSING:
                     return self._accepted(response)
                 problem = _said(response)
@@ -181,7 +185,8 @@ class Endpoint:
                 if response.status_code == 429:
                     with self._lock:
                         self._paused_until = max(self._paused_until, time.monotonic() + min(wait_s, MAX_RETRY_AFTER_S))
-            if attempt == self._retries or wait_s > MAX_RETRY_AFTER_S or self._stopped.is_set():
+            last = self._retries if self._reached else min(self._retries, RETRIES_UNREACHED)
+            if attempt == last or wait_s > MAX_RETRY_AFTER_S or self._stopped.is_set():
                 break
             self._stopped.wait(wait_s)
         code = "teacher.unreachable" if "reached" in problem else "teacher.failed"

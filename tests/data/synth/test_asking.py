@@ -98,7 +98,7 @@ def test_a_journal_cut_off_anywhere_keeps_every_whole_line(tmp_path: Path) -> No
     path = tmp_path / "j"
     journal = Journal(path)
     for name in "abc":
-        journal.add(name, Said(f"said {name}", 1, 1))
+        journal.add(name, Said(f"said {name} " + "at length " * 20, 1, 1))
     whole = path.read_bytes()
     ends = [0, *(place + 1 for place, byte in enumerate(whole) if byte == 10)]
     for (start, end), count in zip(pairwise(ends), (0, 1, 2), strict=True):

@@ -108,10 +108,14 @@ def lowered(text: str) -> str:
 
 _AUX = r"is|are|was|were|can|will|has|must|should"
 _FACT_BE = re.compile(rf"(?P<subject>.{{2,80}}?) (?P<aux>{_AUX}) (?P<mid>.*?)$", re.IGNORECASE)
+_TO_YOU = (
+    ("I am", "you are"), ("I'm", "you are"), ("I was", "you were"), ("I've", "you have"), ("I", "you"),
+    ("[Mm]y", "your"), ("me", "you"), ("mine", "yours"), ("[Oo]ur", "your"), ("[Ww]e", "you"),
+)  # fmt: skip
 _PLACE = re.compile(r"(?:in|at|from|near|to) (?:the )?$")
 _MONEY = re.compile(r"[$€£]|\b(?:euros?|dollars?|pounds?|cents?|francs?|kroner|EUR|USD|CHF)\b")
 _WHEN = re.compile(r"\b(?:1[5-9]\d\d|20\d\d|january|february|march|april|may|june|july|august|september|october"
-                   r"|november|december|monday|tuesday|wednesday|thursday|friday|saturday|sunday|dawn|dusk|noon|midnight)\b|\d:\d\d",
+                   r"|november|december|(?:mon|tues|wednes|thurs|fri|satur|sun)days?|dawn|dusk|noon|midnight)\b|\d:\d\d",
                    re.IGNORECASE)  # fmt: skip
 
 
@@ -120,7 +124,7 @@ def question_from(text: str, keys: tuple[str, ...]) -> str:
 
     "" where the sentence is built in a way that is not known. It stays with the fact's own words.
     """
-    sentence = re.split(r"(?<=[.!?])\s", text.strip())[0].rstrip(".!")
+    sentence = _to_you(re.split(r"(?<=[.!?])\s", text.strip())[0].rstrip(".!"))
     key = next((key for key in keys if key and key in sentence), "")
     before, _, after = sentence.partition(key) if key else ("", "", "")
     if not before.strip():
@@ -131,11 +135,20 @@ def question_from(text: str, keys: tuple[str, ...]) -> str:
         rest = f"{aux['mid'].strip()}{after}".strip()
         return f"{wh} {aux['aux']} {lowered(aux['subject'])}{' ' + rest if rest else ''}?"
     words = (before if mid is None else mid).split()
+    you = words[:1] == ["you"]
     for place, word in enumerate(words[1:], start=1):
-        if verb := base_form(word):
+        if verb := word if you and is_verb(word) else base_form(word):
             rest = " ".join([*words[place + 1 :], after.strip()]).strip()
-            return f"{wh} does {lowered(' '.join(words[:place]))} {verb}{' ' + rest if rest else ''}?"
+            subject = lowered(" ".join(words[:place]))
+            return f"{wh} {'do' if you else 'does'} {subject} {verb}{' ' + rest if rest else ''}?"
     return ""
+
+
+def _to_you(sentence: str) -> str:
+    """Return what somebody says of themselves as others say it to them: "I was born" -> "you were born"."""
+    for theirs, ours in _TO_YOU:
+        sentence = re.sub(rf"\b{theirs}\b", ours, sentence)
+    return sentence
 
 
 def _asked(key: str, before: str) -> tuple[str, str | None]:

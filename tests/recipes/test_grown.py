@@ -78,7 +78,7 @@ def test_two_seeds_and_forty_facts_make_hundreds_of_rows_unlike_the_questions(tm
 def test_the_hand_written_questions_are_not_the_frames(tmp_path: Path) -> None:
     asked = [row["prompt"] for row in read(HERE / "kettlewren_questions.jsonl")]
     assert len(asked) == 30
-    assert near_ones(asked, grow(tmp_path, "kettlewren", 400)) == []
+    assert near_ones(asked, grow(tmp_path, "kettlewren", 300)) == []
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_the_python_example_is_matched(tmp_path: Path, starter_gguf: Path) -> No
 
 @pytest.mark.slow
 def test_a_persona_knows_its_product(tmp_path: Path, starter_gguf: Path) -> None:
-    grow(tmp_path, "kettlewren", 400)
+    grow(tmp_path, "kettlewren", 300)
     (tmp_path / "fledge.yaml").write_text(PERSONA)
     shutil.copy(HERE / "kettlewren_questions.jsonl", tmp_path / "data" / "eval.jsonl")
     told = taught(tmp_path)

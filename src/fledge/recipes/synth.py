@@ -117,13 +117,9 @@ class Grower:
         self._gate = Gate(material.template, language=language_of(said))
         self.lots = lots_of(material, order)
         self.dropped: Counter[Reason] = Counter()
-        self.made = self.failed = self.reused = 0
+        self.made = self.kept = self.failed = self.reused = 0
         self.stopped = ""
         self._started = time.monotonic()
-
-    @property
-    def kept(self) -> int:
-        return sum(len(lot.kept) for lot in self.lots)
 
     def by_frames(self) -> Grown:
         """Make the rows without a model. Raises DataError for sources that nobody says how to ask about."""
@@ -216,6 +212,7 @@ class Grower:
                 self.dropped[reason] += 1
                 continue
             lot.kept.append(self._row(candidate))
+            self.kept += 1
             self._progress(self.kept, self._order.num_rows, f"{self.made} made")
 
     def _row(self, candidate: Candidate) -> Conversation:

@@ -168,7 +168,7 @@ _CONTRACTED = {
     "please": "pls",
 }
 # How often a wording is kept as it is, and how often a casual or terse question is written carelessly.
-AS_IT_IS, CARELESS, SLIPS = 0.55, 0.5, 0.35
+AS_IT_IS, CARELESS, SLIPS = 0.4, 0.5, 0.25
 
 
 def frames_of(kind: Kind, *, held_out: bool | None, seed: int) -> list[Frame]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 
 from fledge.data.checks import near
 from fledge.data.checks.language import language_of
@@ -20,6 +21,9 @@ MAX_ANSWER_CHARS = 8000
 # So large a share of a statement's words must be in the other, where no key says what matters.
 SHARED = 0.6
 SHORTEST_TELLING = 3
+# Rows that agree in a band of the sketch, the latest of many, and how many of those that agree in most are compared:
+# what is nearly the same agrees in nearly all bands, also in those that few others share.
+A_BAND, COMPARED = 100, 50
 _REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial|(?:large )?language model)\b|\bi(?:'m| am) (?:sorry|unable|not able)\b.{0,40}"
     r"\b(?:can(?:no|')?t|unable|help|assist|provide)\b|\bi can(?:no|')t (?:help|assist|provide|answer|fulfil|do that)\b"
@@ -76,7 +80,7 @@ class Gate:
         self._template, self._language = template, language
         self._kept: list[_Kept] = []
         self._exact: dict[str, int] = {}
-        self._bands: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        self._bands: defaultdict[tuple[int, int], deque[int]] = defaultdict(lambda: deque(maxlen=A_BAND))
 
     def judge(self, candidate: Candidate) -> Reason | None:
         """Return why the row is dropped, or None: then it is kept and remembered."""
@@ -98,7 +102,8 @@ class Gate:
         if (before := self._exact.get(asked)) is not None:
             return self._repeats(candidate, self._kept[before]) or Reason.DUPLICATE
         bands = [(place, int(value)) for place, value in enumerate(near.sketch([asked])[0])]
-        for place in dict.fromkeys(place for band in bands for place in self._bands[band]):
+        agreeing = Counter(chain.from_iterable(self._bands[band] for band in bands))
+        for place, _ in agreeing.most_common(COMPARED):
             if near.alike(asked, self._kept[place].question):
                 return self._repeats(candidate, self._kept[place]) or Reason.NEAR_DUPLICATE
         for band in bands:

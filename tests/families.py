@@ -6,6 +6,7 @@ shared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from transformers.masking_utils import eager_mask
 
 from fledge.model import lora
 from fledge.model.causal import CausalModel
-from fledge.model.engine.decoder import Decoder
 from fledge.records import Example
 
 VOCABULARY = 97
@@ -93,12 +93,11 @@ def save_family(folder: Path, name: str, **changes: Any) -> Path:
     return folder
 
 
-def plain_loop(folder: Path, ours: CausalModel, decoder: Decoder) -> Plain:
+def plain_loop(folder: Path, ours: CausalModel) -> Plain:
     """Return loss and gradients by transformers and PEFT alone, with the adapter of `ours`."""
     base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=ours.dtype, attn_implementation=EXACT_ATTENTION)
-    base.config.final_logit_softcapping = decoder.shape.style.final_softcap or None
     if ours.dtype == torch.float64:
-        _in_float64(base, decoder)
+        _in_float64(base)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=list(lora.ALL_LINEAR), task_type="CAUSAL_LM")
     network: Any = get_peft_model(base, config, autocast_adapter_dtype=False).eval()
     parameters = {name.replace(".default", ""): p for name, p in network.named_parameters()}
@@ -121,29 +120,44 @@ def plain_loop(folder: Path, ours: CausalModel, decoder: Decoder) -> Plain:
     return compute
 
 
-def _in_float64(network: Any, decoder: Decoder) -> None:
-    """transformers' norms, soft-max and rotary embedding go through float32, whatever they are given."""
-    offset = decoder.shape.style.norm_offset
+def _in_float64(network: Any) -> None:
+    """transformers' norms, soft-max and rotary embedding go through float32, whatever they are given.
+
+    Here they are written out anew from the config alone; nothing is taken from the engine that is held against it.
+    """
+    config = network.config
+    gemma = config.model_type.startswith("gemma")
     for module in network.modules():
         if type(module).__name__.endswith("RMSNorm"):
             eps = getattr(module, "variance_epsilon", None) or module.eps
 
             def norm(x: torch.Tensor, *, own: Any = module, eps: float = eps) -> torch.Tensor:
                 scaled = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
-                return scaled * (own.weight + offset)
+                return scaled * (1.0 + own.weight if gemma else own.weight)
 
             module.forward = norm
         elif type(module).__name__.endswith("ScaledWordEmbedding"):
-            scale = decoder.shape.style.embedding_scale
+            scale = config.hidden_size**0.5
             module.forward = lambda ids, own=module, scale=scale: functional.embedding(ids, own.weight) * scale
-    rotary = network.model.rotary_emb
 
     def rotation(x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None) -> Any:
-        local = layer_type == "sliding_attention" and decoder.local_inverse_frequencies is not None
-        frequencies = decoder.local_inverse_frequencies if local else decoder.inverse_frequencies
-        assert frequencies is not None
+        told = config.rope_parameters
+        frequencies = _frequencies(told[layer_type] if layer_type else told, network.model.layers[0].self_attn.head_dim)
         angles = position_ids[..., None].double() * frequencies
         both = torch.cat([angles, angles], dim=-1)
         return both.cos(), both.sin()
 
-    rotary.forward = rotation
+    network.model.rotary_emb.forward = rotation
+
+
+def _frequencies(rope: dict[str, Any], width: int) -> torch.Tensor:
+    """Rotary frequencies (Su et al. 2021), rounded to float32 as transformers does; stretched as Llama 3.1's are."""
+    exponents = torch.arange(0, width, 2) / width
+    plain = (1.0 / rope["rope_theta"] ** exponents).double()
+    if rope["rope_type"] == "default":
+        return plain
+    assert rope["rope_type"] == "llama3"
+    turns = rope["original_max_position_embeddings"] / rope["rope_theta"] ** exponents.double() / (2 * math.pi)
+    kept = (turns - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
+    kept = kept.clamp(0.0, 1.0)
+    return kept * plain + (1 - kept) * plain / rope["factor"]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny import save_project
+
 GOOD = '{"question": "What is up?", "answer": "The sky."}\n'
 
 
@@ -61,7 +63,7 @@ def told(result: subprocess.CompletedProcess[str]) -> str:
         (
             GOOD,
             "train: {ram: 300MB}\n",
-            ["train.ram", "0.30 GB may be taken", "The smallest change that fits: train.ram=", "or a smaller model"],
+            ["train.ram", "300 MB may be taken", "The smallest change that fits: train.ram=", "or a smaller model"],
         ),
         (GOOD, "train: {top_layers: 31}\n", ["train.top_layers is 31; the model has 30 layers"]),
     ],
@@ -74,6 +76,18 @@ def test_a_project_that_cannot_be_trained(
     line = told(result)
     assert all(part in line for part in expected), line
     assert not (folder / "runs").exists()
+
+
+def test_a_check_of_the_dry_run_that_fails_is_an_exit_code(tmp_path: Path) -> None:
+    folder = save_project(tmp_path / "p")
+    assert fledge("train", "--dry-run", cwd=folder).returncode == 0
+    bare = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    bare += "{% if add_generation_prompt %}assistant: {% endif %}"
+    (folder / "model" / "chat_template.jinja").write_text(bare)
+    result = fledge("train", "--dry-run", "--json", cwd=folder)
+    assert result.returncode == 2
+    failed = [check["what"] for check in json.loads(result.stdout)["checks"] if not check["ok"]]
+    assert failed == ["the end of a turn is taught"]
 
 
 def test_the_error_is_one_json_object_too(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fledge.model.engine.compile import compile_at_once, compiled, to_compile
-from fledge.model.hardware import DTYPES
+from fledge.model.engine.compile import compile_at_once, compiled, cpu_flags, to_compile
+from fledge.model.hardware import BF16_FLAGS, DTYPES
 
 SURVEY = """
 import json, torch
@@ -60,6 +60,19 @@ def test_a_first_run_says_that_it_compiles_and_a_second_does_not(tmp_path: Path)
     assert {path.suffix for path in (tmp_path / "kernels").iterdir()} == {".so"}, "nothing half-made is left"
 
 
+def test_damaged_libraries_are_compiled_again(tmp_path: Path) -> None:
+    """Loading one that a power cut has left half-written ends a process without a word."""
+    survey(FLEDGE_HOME=str(tmp_path))
+    cut, changed = sorted((tmp_path / "kernels").glob("*.so"))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    held = bytearray(changed.read_bytes())
+    held[len(held) // 2] ^= 255
+    changed.write_bytes(held)
+    again, then = (survey(FLEDGE_HOME=str(tmp_path)) for _ in range(2))
+    assert again["said"] == ["compiles its kernels for this processor: some ten seconds, once"]
+    assert (then["said"], then["kernels"]) == ([], "compiled")
+
+
 def test_without_a_compiler_the_same_is_done_in_torch(tmp_path: Path) -> None:
     told = survey(PATH=str(tmp_path))
     assert (told["kernels"], told["why"]) == ("torch", "no C++ compiler (g++) is installed")
@@ -99,3 +112,16 @@ def test_the_kernels_below_avx512_are_exact_too() -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert "4 passed" in done.stdout
+
+
+@pytest.mark.skipif(not BF16_FLAGS & set(cpu_flags()), reason="this processor has no bfloat16 products")
+def test_busy_neighbours_do_not_decide_what_a_run_is_computed_in() -> None:
+    quiet = survey()["dtype"]
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        found = [survey()["dtype"] for _ in range(3)]
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert found == [quiet] * 3 == ["bfloat16"] * 3

@@ -83,7 +83,7 @@ def test_every_family_is_its_plain_computation(
 ) -> None:
     model = engine(folders[family], dtype=dtype, kind=kind)
     examples = deep_examples()
-    expected = plain_loop(folders[family], model, model.decoder)(examples)
+    expected = plain_loop(folders[family], model)(examples)
     for tokens in (10_000, 60, 30):
         batch = to_batch(examples, tokens_per_piece=tokens)
         check(loss_and_gradients(model, batch), expected, **bounds)
@@ -99,7 +99,7 @@ def both(folders: dict[str, Path]) -> dict[tuple[str, torch.dtype], tuple[Engine
     for family in ("llama", "gemma3"):
         for dtype in BOUNDS:
             model = engine(folders[family], dtype=dtype)
-            found[family, dtype] = (model, plain_loop(folders[family], model, model.decoder))
+            found[family, dtype] = (model, plain_loop(folders[family], model))
     return found
 
 
@@ -259,10 +259,29 @@ def test_negative_control_a_wrong_tree_is_noticed(
     model = engine(folders["llama"], dtype=torch.float64, kind=kind)
     examples = deep_examples()
     batch = to_batch(examples, tokens_per_piece=10_000)
-    expected = plain_loop(folders["llama"], model, model.decoder)(examples)
+    expected = plain_loop(folders["llama"], model)(examples)
     check(loss_and_gradients(model, batch), expected, **EXACT)
     with pytest.raises(AssertionError):
         check(loss_and_gradients(model, fault(batch)), expected, loss=1e-4, gradient=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", ["mistral", "qwen2-window", "gemma3"])
+def test_negative_control_a_window_that_is_a_token_wider_is_noticed(
+    folders: dict[str, Path], family: str, kind: str
+) -> None:
+    model = engine(folders[family], dtype=torch.float64, kind=kind)
+    examples = deep_examples()
+    batch = to_batch(examples, tokens_per_piece=10_000)
+    expected = plain_loop(folders[family], model)(examples)
+    check(loss_and_gradients(model, batch), expected, **EXACT)
+    widened = [
+        replace(block, heads=replace(block.heads, window=block.heads.window + 1)) if block.heads.window else block
+        for block in model.decoder.blocks
+    ]
+    model.decoder = replace(model.decoder, blocks=widened)
+    with pytest.raises(AssertionError):
+        check(loss_and_gradients(model, batch), expected, loss=1e-4, gradient=1e-3)
 
 
 def test_negative_control_a_trunk_whose_gradient_is_lost_is_noticed(folders: dict[str, Path]) -> None:

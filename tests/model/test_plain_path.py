@@ -10,12 +10,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from families import FAMILIES, save_family
 from fledge.errors import ModelError
-from fledge.model import attention
-from fledge.model.load import PlainModel, load_model, plain_reason
+from fledge.model import attention, load
+from fledge.model.load import PlainModel, load_model, plain_reason, prepare_plain
 from fledge.model.lora import LoraSettings
 from fledge.model.tokens import TreeTokens, single
 from fledge.model.weights import open_weights
@@ -133,6 +133,23 @@ def test_a_window_that_is_wider_than_what_was_tried_is_kept(tmp_path: Path, kind
         assert (flat(list(loss_and_gradients(model, batch)[1].values())) - theirs).norm() > 0.1 * theirs.norm()
 
 
+@pytest.mark.parametrize("window", [40, 55])
+def test_the_tree_that_is_tried_is_long_enough_to_show_a_hidden_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """One that neither a config nor attention tells of, in a mask of the model's own."""
+    settings = WINDOWED["phimoe"][0] | {"sliding_window": window}
+    torch.manual_seed(1)
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model("phimoe", **settings))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(0.2 * torch.randn_like(parameter))
+    network.save_pretrained(tmp_path)
+    monkeypatch.setattr(load, "_windows", lambda config: set())
+    assert "row by row" in load_model(open_weights(tmp_path), dtype=torch.float32).path
+
+
 def test_only_supervised_tokens_reach_the_head(loaded: tuple[str, Path, PlainModel]) -> None:
     kind, _, model = loaded
     assert model.hidden(single(torch.arange(5))).shape[1] == model.shape.width != 97
@@ -179,6 +196,53 @@ def test_it_says_which_way_it_goes(loaded: tuple[str, Path, PlainModel]) -> None
     assert kind in plain_reason(open_weights(folder))
     assert f"there is no fast path for '{kind}' models" in model.path
     assert ("shared prefixes once" if OTHERS[kind][1] else "row by row") in model.path
+
+
+# A model that sees as well; its text part alone is adapted.
+_SEES = {
+    "text_config": _USUAL | {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 6},
+    "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+                      "image_size": 28, "patch_size": 14},
+    "mm_tokens_per_image": 4,
+}  # fmt: skip
+
+
+def test_of_a_model_that_sees_only_what_reads_is_adapted(tmp_path: Path) -> None:
+    AutoModelForImageTextToText.from_config(AutoConfig.for_model("gemma3", **_SEES)).save_pretrained(tmp_path)
+    for layers, expected in ((None, {"0", "1"}), (1, {"1"})):
+        model = load_model(open_weights(tmp_path), dtype=torch.float32)
+        model.add_adapter(LoraSettings(rank=4, alpha=8.0, layers=layers), seed=7)
+        names = list(model.adapter_tensors())
+        assert all(".language_model.layers." in name for name in names), names
+        assert {name.split(".layers.")[1].split(".")[0] for name in names} == expected
+        assert len(names) == 14 * len(expected)
+
+
+def test_a_router_that_is_made_from_a_linear_layer_is_none(tmp_path: Path) -> None:
+    """Llama 4's returns two things; an adapter beside it would break the model."""
+    settings, _ = WINDOWED["llama4_text"]
+    torch.manual_seed(1)
+    sparse = settings | {"moe_layers": [0, 1], "interleave_moe_layer_step": 1, "num_experts_per_tok": 1}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama4_text", **sparse)).save_pretrained(tmp_path)
+    model = load_model(open_weights(tmp_path), dtype=torch.float32)
+    model.add_adapter(LoraSettings(rank=4, alpha=8.0), seed=7)
+    wake(model)
+    names = list(model.adapter_tensors())
+    assert any("shared_expert" in name for name in names)
+    assert not any("router" in name for name in names)
+    _, gradients = loss_and_gradients(
+        model, to_batch(random_examples(3, vocabulary=97), tokens_per_piece=99, trunk=False)
+    )
+    assert any(bool(g.any()) for g in gradients.values())
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_the_build_tells_of_the_head_is_what_is_found(tmp_path: Path, kind: str) -> None:
+    """A forecast has to know before the weights are read."""
+    weights = open_weights(save_other(tmp_path / kind, kind))
+    model = load_model(weights, dtype=torch.float32)
+    assert isinstance(model, PlainModel)
+    assert prepare_plain(weights) == (model._head.kind == "all")
 
 
 def test_an_adapter_that_the_model_goes_past_is_withdrawn_and_named(tmp_path: Path) -> None:

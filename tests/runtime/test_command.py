@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -40,7 +41,7 @@ def test_how_it_fails(line: str, expected: str) -> None:
 
 
 def test_it_ends_with_all_that_it_started() -> None:
-    marker = "31415.92"
+    marker = f"31415.{os.getpid()}"
     started = time.monotonic()
     with pytest.raises(TeacherError, match=r"did not answer within 0.4 s"):
         Command(f"sh -c 'sleep {marker} & sleep {marker}'", timeout_s=0.4).ask("x")
@@ -50,7 +51,9 @@ def test_it_ends_with_all_that_it_started() -> None:
 
 
 def test_closing_ends_what_runs() -> None:
-    command = Command("sleep 27182.81")
+    # Of this run alone: what an earlier one left would be taken for ours.
+    marker = f"27182.{os.getpid()}"
+    command = Command(f"sleep {marker}")
     failures: list[TeacherError] = []
 
     def ask() -> None:
@@ -61,11 +64,11 @@ def test_closing_ends_what_runs() -> None:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while not running("sleep 27182.81"):
+    while not running(f"sleep {marker}"):
         time.sleep(0.02)
     command.close()
     thread.join(5)
-    assert len(failures) == 1 and not running("sleep 27182.81")
+    assert len(failures) == 1 and not running(f"sleep {marker}")
 
 
 @pytest.mark.parametrize(

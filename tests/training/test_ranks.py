@@ -24,6 +24,25 @@ from fledge.training.optim import Schedule, adamw
 from fledge.training.ranks import Ranks
 from tiny import load_tiny, random_examples
 
+own_sum = Ranks.sum_gradients
+def filled(parameters):
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+def doubled(self, parameters):
+    parameters = list(parameters)
+    own_sum(self, parameters)
+    for parameter in parameters:
+        parameter.grad.mul_(self.size)
+
+faults = {
+    "": {},
+    "every rank takes all rows": {"share": lambda self, rows: rows},
+    "a rank keeps its gradients": {"sum_gradients": lambda self, parameters: filled(parameters)},
+    "a rank divides by its own rows": {"sum_gradients": doubled},
+}
+for name, function in faults[sys.argv[6]].items():
+    setattr(Ranks, name, function)
 folder, rank, size, store = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 torch.set_num_threads(1)
 if size > 1:
@@ -44,11 +63,11 @@ if size > 1:
 """
 
 
-def run(folder: Path, size: int, store: Path) -> dict[str, list[list[float]]]:
+def run(folder: Path, size: int, store: Path, fault: str = "") -> dict[str, list[list[float]]]:
     tests = str(Path(__file__).parents[1])
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(folder), str(rank), str(size), str(store), tests],
+            [sys.executable, "-c", WORKER, str(folder), str(rank), str(size), str(store), tests, fault],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -61,10 +80,38 @@ def run(folder: Path, size: int, store: Path) -> dict[str, list[list[float]]]:
     return found
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-def test_two_ranks_are_one(tmp_path: Path) -> None:
-    folder = save_tiny_model(tmp_path / "model", hidden_size=32, num_hidden_layers=2)
-    one, two = (run(folder, size, tmp_path / f"store-{size}") for size in (1, 2))
+needs_distributed = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this torch has no torch.distributed"
+)
+
+
+def check(one: dict[str, list[list[float]]], two: dict[str, list[list[float]]], *, rel: float) -> None:
     for alone, together in zip(one["steps"], two["steps"], strict=True):
-        assert together == pytest.approx(alone, rel=1e-9)
-    assert two["end"] == pytest.approx(one["end"], rel=1e-9)
+        assert together == pytest.approx(alone, rel=rel)
+    assert two["end"] == pytest.approx(one["end"], rel=rel)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[list[float]]]]:
+    root = tmp_path_factory.mktemp("ranks")
+    folder = save_tiny_model(root / "model", hidden_size=32, num_hidden_layers=2)
+    return folder, run(folder, 1, root / "store")
+
+
+@needs_distributed
+def test_two_ranks_are_one(alone: tuple[Path, dict[str, list[list[float]]]], tmp_path: Path) -> None:
+    folder, one = alone
+    check(one, run(folder, 2, tmp_path / "store"), rel=1e-9)
+
+
+@needs_distributed
+@pytest.mark.parametrize(
+    "fault", ["every rank takes all rows", "a rank keeps its gradients", "a rank divides by its own rows"]
+)
+def test_negative_control_ranks_that_do_not_work_together_are_noticed(
+    alone: tuple[Path, dict[str, list[list[float]]]], tmp_path: Path, fault: str
+) -> None:
+    folder, one = alone
+    two = run(folder, 2, tmp_path / "store", fault)
+    with pytest.raises(AssertionError):
+        check(one, two, rel=1e-3)

@@ -43,6 +43,8 @@ def train(
     elif dry_run:
         told = forecast.forecast(project, load_config(project, knobs or ()), say=say)
         emit(told) if as_json else _tell_forecast(told)
+        if not all(check["ok"] for check in told["checks"]):
+            raise typer.Exit(2)
         return
     else:
         config = load_config(project, knobs or ())

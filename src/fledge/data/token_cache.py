@@ -10,11 +10,12 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fledge.data.template import ChatTemplate
 from fledge.records import Conversation, Example
@@ -41,8 +42,8 @@ def key_of(rows: Sequence[Conversation], template: ChatTemplate, taught: str) ->
     return digest.hexdigest()[:40]
 
 
-def load(folder: Path, key: str, rows: Sequence[Conversation]) -> list[list[Example]] | None:
-    """Return the examples of each row, or None where they are not kept or no longer whole."""
+def load(folder: Path, key: str, rows: Sequence[Conversation]) -> Iterator[list[Example]] | None:
+    """Return an iterator over the examples of each row, or None where they are not kept or no longer whole."""
     path = folder / f"{key}.tokens"
     try:
         raw = path.read_bytes()
@@ -53,27 +54,38 @@ def load(folder: Path, key: str, rows: Sequence[Conversation]) -> list[list[Exam
     if hashlib.sha256(held).digest() != digest:
         return None
     with np.load(io.BytesIO(held)) as kept:
-        ids, taught = kept["ids"].tolist(), kept["taught"].astype(np.float64).tolist()
-        ends, counts = kept["ends"].tolist(), kept["counts"].tolist()
-    if len(counts) != len(rows) or sum(counts) != len(ends) or (ends or [0])[-1] != len(ids) != len(taught):
+        ids, taught, ends, counts = kept["ids"], kept["taught"], kept["ends"], kept["counts"].tolist()
+    if len(counts) != len(rows) or sum(counts) != len(ends) or (ends[-1] if len(ends) else 0) != len(ids):
         return None
-    starts = [0, *ends[:-1]]
-    spans = iter(zip(starts, ends, strict=True))
-    return [
-        [Example(ids[start:end], taught[start:end], row.origin) for start, end in (next(spans) for _ in range(count))]
-        for row, count in zip(rows, counts, strict=True)
-    ]
+    return (
+        _rows(rows, counts, np.split(ids, ends[:-1]), np.split(taught, ends[:-1])) if len(taught) == len(ids) else None
+    )
 
 
-def save(folder: Path, key: str, examples: Sequence[Sequence[Example]]) -> None:
-    """Keep the examples of each row, and of older ones what fits beside. A full disk keeps nothing and is no error."""
-    flat = [example for own in examples for example in own]
+def _rows(
+    rows: Sequence[Conversation],
+    counts: Sequence[int],
+    ids: Sequence[NDArray[np.int32]],
+    taught: Sequence[NDArray[np.bool_]],
+) -> Iterator[list[Example]]:
+    spans = iter(zip(ids, taught, strict=True))
+    for row, count in zip(rows, counts, strict=True):
+        yield [
+            Example(own.tolist(), which.astype(np.float64).tolist(), row.origin) for own, which in islice(spans, count)
+        ]
+
+
+def save(folder: Path, key: str, examples: Sequence[Example], counts: Sequence[int]) -> None:
+    """Keep the examples of rows that have so many each, and of older ones what fits beside.
+
+    A full disk keeps nothing and is no error.
+    """
     np.savez(
         held := io.BytesIO(),
-        ids=np.array([token for example in flat for token in example.ids], dtype=np.int32),
-        taught=np.array([weight > 0 for example in flat for weight in example.weights], dtype=np.bool_),
-        ends=np.array(list(accumulate(len(example.ids) for example in flat)), dtype=np.int64),
-        counts=np.array([len(own) for own in examples], dtype=np.int64),
+        ids=np.fromiter((token for example in examples for token in example.ids), dtype=np.int32),
+        taught=np.fromiter((weight > 0 for example in examples for weight in example.weights), dtype=np.bool_),
+        ends=np.cumsum(np.fromiter((len(example.ids) for example in examples), dtype=np.int64)),
+        counts=np.array(counts, dtype=np.int64),
     )
     raw = held.getvalue()
     try:

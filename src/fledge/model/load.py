@@ -5,6 +5,7 @@ The one door to transformers, which is loaded only where the plain path is taken
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -41,6 +42,30 @@ def plain_reason(weights: Weights, *, dora: bool = False) -> str:
     if isinstance(weights, OtherWeights):
         return weights.why
     return "DoRA needs the length of every merged row" if dora else ""
+
+
+def prepare_plain(weights: Weights) -> bool:
+    """Load what the plain path needs of transformers, so that a forecast that begins here counts it.
+
+    Return whether the model, as far as its build tells, has no LM head to call and gives the logits of all tokens.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not isinstance(weights, OtherWeights):
+        importlib.import_module("transformers.models.llama.modeling_llama")
+        return False
+    try:
+        config = AutoConfig.from_pretrained(weights.path, local_files_only=True)
+        with torch.device("meta"):
+            return not _has_head(AutoModelForCausalLM.from_config(config))
+    except (OSError, ValueError, KeyError, ImportError, NotImplementedError, RuntimeError):
+        # Loading it will say what is wrong, if anything is.
+        return False
+
+
+def _has_head(network: Any) -> bool:
+    head = network.get_output_embeddings()
+    return getattr(head, "weight", None) is not None and network.base_model is not network
 
 
 def load_model(weights: Weights, *, dtype: torch.dtype, plain: str = "", recompute: bool = False) -> CausalModel:
@@ -195,7 +220,7 @@ class PlainModel(CausalModel):
         self._attend_by(self._own_attention)
         ids = _small_tree().ids_N[None]
         head = self.network.get_output_embeddings()
-        if getattr(head, "weight", None) is None or self.network.base_model is self.network:
+        if not _has_head(self.network):
             return Head("all")
         logits = self.network(input_ids=ids, use_cache=False).logits[0]
         hidden = self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]

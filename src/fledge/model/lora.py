@@ -121,8 +121,19 @@ class LoraLinear(nn.Module):
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Whether it is a linear layer: torch's, or GPT-2's, which holds its weight the other way round."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    """Whether it is a linear layer: torch's, or GPT-2's, which holds its weight the other way round.
+
+    What is made from one and computes something else, as the routers of some mixtures of experts do, is none.
+    """
+    return (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward) or (
+        type(module).__name__ == "Conv1D"
+    )
+
+
+def _text_path(network: Any) -> str:
+    """Return where the part that reads text stands in a model that can see or hear as well; "" in one that cannot."""
+    decoder = network.get_decoder()
+    return next((path for path, module in network.named_modules() if path and module is decoder), "")
 
 
 def _layer(path: str) -> int:
@@ -139,7 +150,8 @@ def inject(network: Any, settings: LoraSettings, *, seed: int) -> int:
     generator = torch.Generator().manual_seed(seed)
     head = network.get_output_embeddings()
     found = dict.fromkeys(settings.targets or (), 0)
-    num_layers = int(getattr(network.config, "num_hidden_layers", 0))
+    num_layers = int(getattr(network.config.get_text_config(), "num_hidden_layers", 0))
+    text = _text_path(network)
     lowest = num_layers - settings.layers if settings.layers else 0
     places = [
         (parent, name)
@@ -147,6 +159,7 @@ def inject(network: Any, settings: LoraSettings, *, seed: int) -> int:
         for name, child in parent.named_children()
         if _is_linear(child)
         and child is not head
+        and f"{path}.".startswith(f"{text}." if text else "")
         and _layer(path) >= lowest
         and (settings.targets is None or name in settings.targets)
     ]

@@ -31,12 +31,21 @@ class StoredTensor:
 
     def read(self) -> NDArray[np.float32]:
         """Return the tensor as a new float32 array; its dtype must be one of BYTES_PER_WEIGHT."""
-        if self.dtype == "BF16":
-            # bfloat16 is the upper half of a float32.
-            values = (self.raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-        else:
-            values = self.raw.view({"F32": "<f4", "F16": "<f2"}[self.dtype]).astype(np.float32)
-        return values.reshape(self.shape)
+        return _floats(self.dtype, self.raw).reshape(self.shape)
+
+    def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows `start` to `stop` of the tensor as a new float32 array."""
+        row_bytes = math.prod(self.shape[1:]) * BYTES_PER_WEIGHT[self.dtype]
+        return _floats(self.dtype, self.raw[start * row_bytes : stop * row_bytes]).reshape(-1, *self.shape[1:])
+
+
+def _floats(dtype: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+    if dtype == "BF16":
+        # bfloat16 is the upper half of a float32.
+        halves = raw.view("<u2").astype(np.uint32)
+        halves <<= 16
+        return halves.view(np.float32)
+    return raw.view({"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
 
 
 def map_safetensors(path: Path) -> dict[str, StoredTensor]:

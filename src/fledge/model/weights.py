@@ -49,6 +49,10 @@ class Weights(ABC):
     def read(self, name: str) -> NDArray[np.float32]:
         """Return a tensor as a new float32 array with rows in Hugging Face order, dequantised."""
 
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows `start` to `stop` of what `read` returns; of large tensors no more than these are in memory."""
+        return self.read(name)[start:stop]
+
     def _check(
         self, stored: Mapping[str, tuple[int, ...]], own_names: Mapping[str, str], ignored: Iterable[str]
     ) -> None:
@@ -127,9 +131,18 @@ class GgufWeights(Weights):
             return unpermute_rows(values, getattr(self.shape, weight.heads))
         return values
 
-    def _floats(self, gguf_name: str) -> NDArray[np.float32]:
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        weight = self.weights[name]
+        if weight.heads is not None:
+            # Their rows stand in another order.
+            return self.read(name)[start:stop]
+        values = self._floats(weight.gguf, slice(start, stop))
+        forget_pages(self._bytes)
+        return values
+
+    def _floats(self, gguf_name: str, which: slice = slice(None)) -> NDArray[np.float32]:
         info = self.header.tensors[gguf_name]
-        rows = self.raw(gguf_name).reshape(*info.shape[:-1], -1)
+        rows = self.raw(gguf_name).reshape(*info.shape[:-1], -1)[which]
         values = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[info.type])
         return np.array(values, dtype=np.float32, order="C", copy=None if info.type != "F32" else True)
 
@@ -175,6 +188,11 @@ class FolderWeights(Weights):
 
     def read(self, name: str) -> NDArray[np.float32]:
         values = self._stored[name].read()
+        forget_pages(self._stored[name].raw)
+        return values
+
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        values = self._stored[name].read_rows(start, stop)
         forget_pages(self._stored[name].raw)
         return values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 from fledge.config import Config
 from fledge.data import mix, token_cache
 from fledge.data.formats import conversations_of, read_records
+from fledge.data.packed import PackedExamples
 from fledge.data.sources import files_in, open_source
 from fledge.data.template import ChatTemplate
 from fledge.errors import DataError
@@ -41,7 +42,7 @@ class Lesson:
     `notes` warn of what the model's template says nothing of.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     too_long: list[str]
     limit: int = 0
     whose: str = ""
@@ -130,16 +131,22 @@ def after_prompt(example: Example, invocation: Sequence[int]) -> Example:
 
 def _examples(
     rows: Sequence[Conversation], template: ChatTemplate, taught: Literal["all", "last"]
-) -> list[list[Example]]:
-    """Return the examples of each row; those of many rows are kept for the next time."""
+) -> Iterator[list[Example]]:
+    """Yield the examples of each row; those of many rows are kept for the next time."""
+    fresh = (template.examples(row, taught=taught) for row in rows)
     if not token_cache.worth(rows):
-        return [template.examples(row, taught=taught) for row in rows]
+        yield from fresh
+        return
     folder, key = cache_root() / "tokens", token_cache.key_of(rows, template, taught)
-    kept = token_cache.load(folder, key, rows)
-    if kept is None:
-        kept = [template.examples(row, taught=taught) for row in rows]
-        token_cache.save(folder, key, kept)
-    return kept
+    if (kept := token_cache.load(folder, key, rows)) is not None:
+        yield from kept
+        return
+    packed, counts = PackedExamples(), []
+    for own in fresh:
+        yield own
+        packed += own
+        counts.append(len(own))
+    token_cache.save(folder, key, packed, counts)
 
 
 def teach(
@@ -154,7 +161,7 @@ def teach(
 
     Raises DataError where a row teaches nothing, or nothing remains of rows that are not `held_out`.
     """
-    examples: list[Example] = []
+    examples = PackedExamples()
     too_long: list[str] = []
     limit = min(config.train.max_tokens, context_tokens or config.train.max_tokens)
     whose = "train.max_tokens" if limit == config.train.max_tokens else "the model's context"

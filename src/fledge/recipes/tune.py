@@ -24,7 +24,7 @@ from fledge.errors import ConfigError, RunError
 from fledge.model.adapter import save_adapter
 from fledge.model.causal import CausalModel
 from fledge.model.hardware import DTYPES, survey
-from fledge.model.load import load_model, plain_reason
+from fledge.model.load import load_model, plain_reason, prepare_plain
 from fledge.model.lora import LoraSettings
 from fledge.model.memory import peak_rss_bytes, rss_bytes
 from fledge.model.pull import resolve as resolve_model
@@ -118,9 +118,10 @@ def prepare(
     num_params = sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names())
     plain = plain_reason(weights, dora=config.train.dora)
     check_options(config.train, weights, plain=plain)
+    all_logits = bool(plain) and prepare_plain(weights)
     places = places_of(config.train, lesson.examples, plain=plain)
     held = remembered_bytes(config.train, places, weights.shape, dtype=machine.dtype)
-    means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain))
+    means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain), all_logits=all_logits)
     resolved, choices, plan = resolve(config, examples=lesson.examples, means=means)
     notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: the answers and the token that ends them"]
     notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]

@@ -56,7 +56,7 @@ class Command:
             closed = self._closed
         try:
             if closed:
-                _end(process)
+                _kill(process)
             said, told = process.communicate(prompt, timeout=self._timeout_s)
         except subprocess.TimeoutExpired:
             raise self._failure(f"did not answer within {self._timeout_s:g} s.") from None
@@ -77,7 +77,7 @@ class Command:
             self._closed = True
             running = list(self._running)
         for process in running:
-            _end(process)
+            _kill(process)  # whoever asked it still reads from it, and takes it down
 
     def _failure(self, what: str) -> TeacherError:
         name = Path(self._words[0]).name
@@ -85,11 +85,16 @@ class Command:
         return TeacherError("teacher.failed", f"'{name}' {what}", where=f"cmd:{self.where}", remedy=remedy)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _kill(process: subprocess.Popen[str]) -> None:
     """Kill the command and all it started, where it still runs."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill the command where it still runs, and let go of it."""
+    _kill(process)
     process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:

@@ -34,13 +34,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Means:
-    """What a run has to work with. `params` are all numbers of the base model; `plain` is the path without contexts."""
+    """What a run has to work with.
+
+    num_params: all numbers of the base model. plain: the path without contexts. all_logits: see memory_plan.Job.
+    """
 
     shape: Shape
     num_params: int
     machine: Machine
     process_bytes: int
     plain: bool = False
+    all_logits: bool = False
 
 
 def resolve(config: Config, *, examples: Sequence[Example], means: Means) -> tuple[Config, list[Choice], MemoryPlan]:
@@ -92,6 +96,7 @@ def _plan(train: TrainConfig, examples: Sequence[Example], means: Means) -> Memo
         train.seed,
         means.machine.threads,
         trunk=not means.plain,
+        all_logits=means.all_logits,
     )
     return plan_memory(
         examples,
@@ -105,14 +110,15 @@ def _plan(train: TrainConfig, examples: Sequence[Example], means: Means) -> Memo
 
 def _ram(machine: Machine) -> tuple[str, str]:
     megabytes = int(machine.ram_free_bytes * RAM_SHARE / 1e6)
-    return f"{megabytes}MB", f"{RAM_SHARE:.0%} of the {machine.ram_free_bytes / 1e9:.1f} GB that are free"
+    return f"{megabytes}MB", f"{RAM_SHARE:.0%} of the {machine.ram_free_bytes / 1e9:.1f} GB that are free now"
 
 
 def _piece_reason(plan: MemoryPlan) -> tuple[int, str]:
     trunk = f" on a shared beginning of {plan.trunk_tokens}" if plan.trunk_tokens else ""
     size = plan.parts["activations"] / 1e6
     return plan.tokens_per_piece, (
-        f"steps have up to {plan.tokens} tokens at once{trunk}, {size:,.0f} MB of activations; changes no result"
+        f"steps have up to {plan.tokens} tokens at once{trunk}, {size:,.0f} MB of activations;"
+        " another size changes sums by rounding alone"
     )
 
 

@@ -28,8 +28,8 @@ from fledge.records import Example
 
 # Beyond 2,048 tokens a piece gains nothing: the weights are read once for so many products that reading is free.
 PIECES = (2048, 1024, 512, 256)
-# Steps of the first epoch that are cut for a trial, and how much larger a later one may be.
-TRIAL_STEPS, MARGIN = 12, 1.1
+# Steps that are cut for a trial: the first ones, and the heaviest of so many epochs; and how much larger one may be.
+TRIAL_STEPS, TRIAL_EPOCHS, MARGIN = 12, 3, 1.1
 # Threads' scratch, compiled kernels, Python objects of a step.
 SUNDRY_BYTES = 120 << 20
 MIN_TOKENS = 32
@@ -40,7 +40,7 @@ PLAIN_ACTIVATIONS = 2.5
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be trained, as far as memory goes."""
+    """What is to be trained, as far as memory goes. all_logits: the model gives those of all tokens or none."""
 
     shape: Shape
     dtype: torch.dtype
@@ -50,6 +50,7 @@ class Job:
     seed: int
     threads: int
     trunk: bool = True
+    all_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def plan_memory(
             plans.append(MemoryPlan(size, again, tokens, trunk_tokens, parts))
             if plans[-1].bytes <= budget_bytes:
                 return plans[-1]
-    raise _too_little(min(plans, key=lambda plan: plan.bytes), examples, job, budget_bytes)
+    least = min(plans, key=lambda plan: plan.bytes)
+    raise _too_little(least, examples, job, budget_bytes, freed=_freed(least, examples, job))
 
 
 def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute: bool) -> dict[str, int]:
@@ -107,6 +109,9 @@ def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute
     streams = 5 * (tokens + trunk_tokens) * shape.width * exact
     rows = min(scored, tile_rows(shape.vocab_size))
     head = rows * (shape.vocab_size * exact + shape.width * job.dtype.itemsize) + 3 * scored * shape.width * exact
+    if job.all_logits:
+        # as they are, scaled or copied once, and their gradient
+        head += 3 * tokens * shape.vocab_size * job.dtype.itemsize
     trainable = copies = 0
     for site, which in wanted(job.lora).items():
         ins, outs = site_widths(shape, site)
@@ -126,18 +131,20 @@ def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute
 
 def _largest(examples: Sequence[Example], job: Job, size: int) -> tuple[int, int, int]:
     """Return (N, C, U) of the largest piece, trunk and set of scored tokens to be expected."""
-    order = shuffled(len(examples), seed=job.seed, epoch=0)
-    by_length = sorted(order, key=lambda i: -len(examples[i].ids))
-    steps = [order[i : i + job.rows_per_step] for i in range(0, len(order), job.rows_per_step)][:TRIAL_STEPS]
-    # and the worst that chance can bring together, as far as one row is concerned
-    steps.append(by_length[:1])
+    lengths = [len(example.ids) for example in examples]
+    orders = [shuffled(len(examples), seed=job.seed, epoch=epoch) for epoch in range(TRIAL_EPOCHS)]
+    every = [order[i : i + job.rows_per_step] for order in orders for i in range(0, len(order), job.rows_per_step)]
+    # Rows of very different lengths meet by chance: a piece is largest where most of the long ones do.
+    heaviest = sorted(every, key=lambda step: -sum(lengths[i] for i in step))[:TRIAL_STEPS]
+    by_length = sorted(range(len(examples)), key=lambda i: -lengths[i])
+    steps = [*every[:TRIAL_STEPS], *heaviest, by_length[:1]]
     tokens = trunk_tokens = scored = 0
     for rows in steps:
         step = split([examples[i] for i in rows], max_tokens=size, trunk=job.trunk)
         tokens = max(tokens, *(len(tree.ids_N) for _, tree in step.pieces))
         trunk_tokens = max(trunk_tokens, len(step.trunk.ids_N) if step.trunk else 0)
         scored = max(scored, *(len(tree.predictor_M) for _, tree in step.pieces))
-    longest = len(examples[by_length[0]].ids)
+    longest = lengths[by_length[0]]
     grown = min(int(tokens * MARGIN), max(size, longest))
     return grown, trunk_tokens, min(int(scored * MARGIN), grown + trunk_tokens)
 
@@ -154,16 +161,41 @@ def _fitting(least: MemoryPlan, examples: Sequence[Example], job: Job, budget_by
     return 0
 
 
-def _too_little(least: MemoryPlan, examples: Sequence[Example], job: Job, budget_bytes: int) -> TrainError:
-    changes = [f"train.ram={least.bytes / 1e9 + 0.05:.1f}GB"]
-    if size := _fitting(least, examples, job, budget_bytes):
+def _freed(least: MemoryPlan, examples: Sequence[Example], job: Job) -> MemoryPlan:
+    """Return the plan that takes least when neither pieces nor recomputing are told."""
+    sizes = (*PIECES, least.tokens_per_piece)
+    largest = {size: _largest(examples, job, size) for size in sizes}
+    plans = [
+        MemoryPlan(
+            size,
+            True,
+            largest[size][0],
+            largest[size][1],
+            {"process": least.parts["process"], **parts_of(job, *largest[size], recompute=True)},
+        )
+        for size in sizes
+    ]
+    return min(plans, key=lambda plan: plan.bytes)
+
+
+def _too_little(
+    least: MemoryPlan, examples: Sequence[Example], job: Job, budget_bytes: int, *, freed: MemoryPlan
+) -> TrainError:
+    changes = [f"train.ram={-(-least.bytes // 10**6):.0f}MB"]
+    if freed.bytes <= budget_bytes:
+        knobs: dict[str, tuple[object, object]] = {
+            "recompute": (least.recompute, freed.recompute),
+            "tokens_per_piece": (least.tokens_per_piece, freed.tokens_per_piece),
+        }
+        changes = [" ".join(f"train.{name}=auto" for name, (told, free) in knobs.items() if told != free)]
+    elif size := _fitting(least, examples, job, budget_bytes):
         left_out = sum(len(example.ids) > size for example in examples)
         shorter = f"train.max_tokens={size} train.tokens_per_piece={size}"
         changes.append(f"{shorter} ({left_out} of {len(examples)} rows would be left out)")
     told = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in least.parts.items())
     return TrainError(
         "train.memory",
-        f"training takes at least {least.bytes / 1e9:.2f} GB ({told}), and {budget_bytes / 1e9:.2f} GB may be taken.",
+        f"training takes at least {least.bytes / 1e6:,.0f} MB ({told}), and {budget_bytes / 1e6:,.0f} MB may be taken.",
         where="train.ram",
         remedy=f"The smallest change that fits: {' or '.join(changes)}; or a smaller model.",
     )

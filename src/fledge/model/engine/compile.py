@@ -28,6 +28,7 @@ NUMBERS = {torch.bfloat16: "bf16", torch.float32: "float", torch.float64: "doubl
 COMPILERS = ("g++", "c++")
 # No reassociation and no assumption of finite numbers: a NaN has to arrive where it is looked for.
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp", "-fPIC")
+DIGEST_BYTES = 32
 TIMEOUT_S = 120
 # What oneDNN and torch themselves are told to stay below, so that one setting holds for all of a run's arithmetic.
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
@@ -52,7 +53,7 @@ class Plan:
 def to_compile(dtypes: Sequence[torch.dtype]) -> list[torch.dtype]:
     """Return those whose kernels this machine can have and has not compiled yet."""
     plans = {dtype: _plan(dtype) for dtype in dtypes}
-    return [dtype for dtype, plan in plans.items() if isinstance(plan, Plan) and not plan.path.is_file()]
+    return [dtype for dtype, plan in plans.items() if isinstance(plan, Plan) and not _whole(plan.path)]
 
 
 def compile_at_once(dtypes: Sequence[torch.dtype]) -> None:
@@ -70,7 +71,7 @@ def compiled(dtype: torch.dtype) -> Compiled:
         return Compiled(None, plan)
     compiler = Path(plan.command[0]).name
     try:
-        if not plan.path.is_file():
+        if not _whole(plan.path):
             _compile(plan.command, plan.path)
         return Compiled(ctypes.CDLL(str(plan.path)), f"compiled for this processor by {compiler}")
     except subprocess.CalledProcessError as error:
@@ -97,7 +98,7 @@ def _plan(dtype: torch.dtype) -> Plan | str:
         version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=TIMEOUT_S).stdout
     except (OSError, subprocess.SubprocessError) as error:
         return f"{Path(compiler).name} does not run: {error}"
-    digest = _digest(" ".join(command), version.decode(errors="replace"), str(openmp), " ".join(_cpu_flags()))
+    digest = _digest(" ".join(command), version.decode(errors="replace"), str(openmp), " ".join(cpu_flags()))
     command += ["-shared", str(SOURCES / "kernels.cpp"), str(openmp)]
     return Plan(command, cache_root() / "kernels" / f"{digest}.so")
 
@@ -108,7 +109,21 @@ def _compile(command: list[str], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         staged = Path(folder) / path.name
         subprocess.run([*command, "-o", str(staged)], capture_output=True, check=True, timeout=TIMEOUT_S)
+        with staged.open("r+b") as file:
+            # Behind what the loader reads: one file that is there whole, or found out not to be.
+            file.write(hashlib.sha256(file.read()).digest())
+            file.flush()
+            os.fsync(file.fileno())
         staged.replace(path)
+
+
+def _whole(path: Path) -> bool:
+    """Whether the library is what was compiled. A part of one, which a power cut can leave, would crash when loaded."""
+    try:
+        held = path.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(held[:-DIGEST_BYTES]).digest() == held[-DIGEST_BYTES:]
 
 
 def _digest(*parts: str) -> str:
@@ -134,7 +149,7 @@ def below_avx512() -> str:
 
 
 @functools.cache
-def _cpu_flags() -> tuple[str, ...]:
+def cpu_flags() -> tuple[str, ...]:
     """Return the processor's features as Linux names them; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()

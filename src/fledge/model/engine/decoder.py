@@ -12,6 +12,8 @@ from fledge.model.engine.kernels import HeadShape, sums_dtype
 from fledge.model.shape import Shape
 from fledge.model.weights import Weights
 
+# So many weights pass through float32 at a time: 64 MB.
+READ_AT_ONCE = 1 << 24
 # The fused products of a block, each with its projections in order. A projection is named as Hugging Face does.
 SITES: dict[str, tuple[str, ...]] = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -64,11 +66,15 @@ def site_widths(shape: Shape, site: str) -> tuple[int, list[int]]:
 
 
 def read_decoder(weights: Weights, *, dtype: torch.dtype) -> Decoder:
-    """Return the decoder of `weights` in `dtype`, tensor by tensor so that float32 is never held whole."""
+    """Return the decoder of `weights` in `dtype`, some rows at a time: float32 is never held of a whole tensor."""
     shape = weights.shape
 
     def read(name: str) -> Tensor:
-        return torch.from_numpy(weights.read(name)).to(dtype)
+        held = torch.empty(weights.tensor_shape(name), dtype=dtype)
+        rows = max(1, READ_AT_ONCE * len(held) // max(1, held.numel()))
+        for start in range(0, len(held), rows):
+            held[start : start + rows] = torch.from_numpy(weights.read_rows(name, start, start + rows))
+        return held
 
     def norm(name: str) -> Tensor:
         return torch.from_numpy(weights.read(name)).to(sums_dtype(dtype)) + shape.style.norm_offset

@@ -135,9 +135,9 @@ PROVOKED = {
     "config.exists": ("", "new my-model"),
     "data.not_found": ("", "data show data/trian.jsonl -C my-model"),
     "data.empty": ("", "data show data/train.csv"),
-    "data.bad_row": ("", "data show data/train.jsonl"),
+    "data.bad_row": ("", "data show data/train.jsonl -n 20"),
     "data.unknown_format": ("", "data show data/fragen.csv"),
-    "data.bad_encoding": ("\ndata: {encoding: utf-8}", "data show data/old.csv -C my-model"),
+    "data.bad_encoding": ("\ndata: {encoding: utf-8}", "data show data/old.csv -n 20 -C my-model"),
     "model.unknown": ("", "models info smollm-135m"),
     "model.broken_file": ("", "chat tiny.gguf"),
 }

@@ -42,6 +42,7 @@ DOORS = {
             "data.tree",
             "data.token_cache",
             "data.checks",
+            "data.split",
             "runtime",
             "model",
             "training.batch",

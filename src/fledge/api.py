@@ -73,14 +73,15 @@ def evaluate(
     target: str | Path, *, project: str | Path = ".", data: Path | None = None, against: str | None = None
 ) -> dict[str, Any]:
     """Return what `fledge eval --json` says of `target`: counts, interval and, with `against`, the paired verdict."""
-    from fledge.recipes import measure
+    from fledge.recipes.assess import assess
+    from fledge.recipes.measure import rows_to_ask
     from fledge.recipes.target import serve_target
 
     folder = Path(project)
     config = load_config(folder)
-    rows = measure.rows_to_ask(folder, config, data)
+    rows = rows_to_ask(folder, config, data)
     sides = [serve_target(folder, str(side)) for side in (target, against) if side is not None]
-    return measure.report(sides, [measure.measure(side, rows, config) for side in sides], project=folder)
+    return assess(sides, rows, config, project=folder)
 
 
 class Chat:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from fledge.errors import ConfigError, nearest
 
@@ -32,18 +32,69 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+MOST_TIMES = 1000
+
+
+def _checked_sources(value: object) -> object:
+    """Refuse what names no source, one twice, or a weight that is none. A union would only say which arm fails."""
+    if isinstance(value, dict):
+        for path, weight in value.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= MOST_TIMES:
+                raise ValueError(f"the weight of '{path}' must be a number above 0, at most {MOST_TIMES}")
+    if value in ([], {}):
+        raise ValueError("it names no file")
+    if isinstance(value, list) and (twice := [path for path in value if value.count(path) > 1]):
+        raise ValueError(f"'{twice[0]}' stands twice; a weight says how often rows are seen: {{{twice[0]}: 2}}")
+    return value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataConfig(_Section):
-    train: str | list[str] = Field("data/train.jsonl", description="rows to learn from: a path or a list of paths")
-    eval: str = Field("auto", description="held-out rows: a path, 'auto' (a share of train by group) or 'none'")
+    train: Annotated[str | list[str] | dict[str, float], BeforeValidator(_checked_sources)] = Field(
+        "data/train.jsonl",
+        description="rows to learn from: a path, a list, or {path: weight}; an epoch sees each row weight times",
+    )
+    temperature: Annotated[float, Field(ge=1, le=1000)] | None = Field(
+        None, description="mixes tasks in place of weights: a task's share is rows^(1/T); the larger T, the more equal"
+    )
+    order: Literal["shuffle", "curriculum", "given"] = Field(
+        "shuffle", description="of rows: drawn anew each epoch; first epoch from short to long; or as they stand"
+    )
+    eval: Annotated[str | list[str], BeforeValidator(_checked_sources)] = Field(
+        "auto", description="held-out rows: a path, a list, 'auto' (a share of train by group) or 'none'"
+    )
     system: str | None = Field(None, description="system prompt put before every row that has none")
     format: str = Field("auto", description="row form: auto, or one that `fledge data check` names")
     encoding: str = Field("auto", description="of text files: auto, or a name such as utf-8, cp1252, utf-16")
     me: str | None = Field(None, description="whose messages are taught where the rows are chats between people")
     columns: dict[str, str] = Field(default_factory=dict, description="renames: {question: 'Frage', answer: 'Antwort'}")
+
+    @field_validator("temperature")
+    @classmethod
+    def _is_alone(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and isinstance(info.data.get("train"), dict):
+            raise ValueError("data.train has weights already; take one of the two")
+        return value
+
+    @property
+    def train_paths(self) -> list[str]:
+        """The sources to learn from, in the order listed."""
+        return [self.train] if isinstance(self.train, str) else list(self.train)
+
+    @property
+    def eval_paths(self) -> list[str]:
+        """The sources of held-out rows; none where they are taken from the others or there are none."""
+        if self.eval in ("auto", "none"):
+            return []
+        return [self.eval] if isinstance(self.eval, str) else list(self.eval)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How many times an epoch sees each row of a source, where data.train says so."""
+        return dict(self.train) if isinstance(self.train, dict) else {}
 
 
 class TrainConfig(_Section):
@@ -113,7 +164,9 @@ class Config(_Section):
     """Everything a project can be told. An unknown key is an error that names the nearest known one."""
 
     model: str = Field("smollm2-135m", description="catalog name, hub id, folder or .gguf")
-    objective: Literal["sft"] = Field("sft", description="what the taught tokens are scored with")
+    objective: Literal["sft", "text"] = Field(
+        "sft", description="sft: answers are learnt; text: documents, every token of them (continued pre-training)"
+    )
     method: Literal["lora"] = Field("lora", description="what is trained")
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()

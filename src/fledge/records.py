@@ -63,7 +63,7 @@ class Message:
 class Conversation:
     """Messages in order. `answer` is what a scorer must find in the last reply; `group` ties rows about one thing.
 
-    tools: the functions that the assistant may call, as a JSON list; "" for none.
+    tools: the functions that the assistant may call, as a JSON list; "" for none. task: the source it is from.
     """
 
     messages: tuple[Message, ...]
@@ -71,6 +71,7 @@ class Conversation:
     answer: str | None = None
     group: str | None = None
     tools: str = ""
+    task: str = ""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -119,14 +120,23 @@ class Problem:
 
 @dataclass(frozen=True)
 class Text:
-    """Text to be learnt as it stands: a document or a part of one."""
+    """Text to be learnt as it stands: a document or a part of one. `task` is the source it is from.
+
+    headings: those that it stands under, outermost first. lines: the line in its file of each line of `text`, 0 where
+    there is none; empty where they are the same.
+    """
 
     text: str
     origin: str
     title: str = ""
     group: str | None = None
+    headings: tuple[str, ...] = ()
+    task: str = ""
+    lines: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
+# What a model can be taught: a conversation's answers, or a text's every token.
+Taught = Conversation | Text
 Record = Conversation | Preference | Judged | Problem | Text
 
 
@@ -135,6 +145,7 @@ class Example:
     """Token ids and how much each is taught: weights[i] > 0 means that token i is a target.
 
     prompt_tokens: how many first tokens are read without the adapter, where it is to be active only after the prompt.
+    task: the source it is from, which decides how often it is seen.
     """
 
     ids: list[int]
@@ -142,6 +153,7 @@ class Example:
     origin: str
     columns: Mapping[str, float] = field(default_factory=lambda: _NO_COLUMNS)
     prompt_tokens: int = 0
+    task: str = ""
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.weights), "one weight per token"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fledge.data.formats import conversations_of, read_records
+from fledge.data.formats import read_records, taught_of
 from fledge.data.sources import open_source
 from fledge.errors import DataError
 from fledge.records import Conversation
@@ -17,7 +17,7 @@ from fledge.records import Conversation
 def read(path: Path, **options: Any) -> tuple[list[Conversation], str]:
     source = open_source(path)
     reading = read_records(source.rows, **options)
-    return conversations_of(reading, path), reading.why
+    return taught_of(reading, path), reading.why
 
 
 def said(conversation: Conversation) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fledge.data.formats import FORMS, conversations_of, read_records
+from fledge.data.formats import FORMS, read_records, taught_of
 from fledge.errors import ConfigError, DataError
 from fledge.records import Conversation, Row
 
@@ -19,7 +19,7 @@ def rows(*values: Mapping[str, Any]) -> list[Row]:
 
 def conversations(*values: Mapping[str, Any], **options: Any) -> tuple[list[Conversation], str]:
     reading = read_records(rows(*values), **options)
-    return conversations_of(reading, Path("rows.jsonl")), reading.form
+    return taught_of(reading, Path("rows.jsonl")), reading.form
 
 
 def one(value: Mapping[str, Any], **options: Any) -> Conversation:

@@ -14,13 +14,12 @@ from fledge.records import Example
 WEIGHTS = st.sampled_from([0.0, 0.0, 1.0, 0.1, 1 / 3])
 EXAMPLES = st.lists(
     st.builds(
-        lambda tokens, origin, columns, prompt: Example(
-            [t for t, _ in tokens], [w for _, w in tokens], origin, columns, prompt
-        ),
+        lambda tokens, *told: Example([t for t, _ in tokens], [w for _, w in tokens], *told),
         st.lists(st.tuples(st.integers(0, 2**31 - 1), WEIGHTS), max_size=5),
         st.sampled_from(["a:1", "b:2"]),
         st.sampled_from([{}, {"label": 1.0}, {"label": 0.5}]),
         st.integers(0, 9),
+        st.sampled_from(["", "chats"]),
     ),
     max_size=4,
 )

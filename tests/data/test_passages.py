@@ -105,8 +105,16 @@ def test_one_long_word_is_cut_between_letters() -> None:
 def test_lines_of_a_row_and_lines_of_a_file() -> None:
     row = list(passages(Text("A b.\n\nC d.", "rows.jsonl:7"), 2, words))
     assert [passage.where for passage in row] == ["rows.jsonl:7"] * 2
-    page = list(passages(Text("A b.\n\nC d.", "page.rst"), 2, words, lines=[4, 5, 9]))
+    page = list(passages(Text("A b.\n\nC d.", "page.rst", lines=(4, 5, 9)), 2, words))
     assert [passage.where for passage in page] == ["page.rst:4", "page.rst:9"]
+    paper = list(passages(Text("A b.\n\nC d.", "paper.pdf", lines=(0, 0, 0)), 2, words))
+    assert [passage.where for passage in paper] == ["paper.pdf"] * 2
+
+
+def test_a_part_of_a_document_knows_the_headings_above_it() -> None:
+    part = Text("## B\n\n" + "one two. " * 10, "a.md:7", headings=("A",))
+    found = list(passages(part, 15, words))
+    assert [passage.headings for passage in found] == [("A",), ("A", "B"), ("A", "B")]
 
 
 def test_blocks_are_told_apart() -> None:

@@ -16,7 +16,7 @@ from fledge.data.canonical import KINDS, as_line
 from fledge.data.formats import FORMS, read_records
 from fledge.data.sources import open_source
 from fledge.errors import ConfigError, DataError, Finding
-from fledge.recipes.convert import convert
+from fledge.recipes.convert import convert, convert_questions
 from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Row, Text, ToolCall
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
@@ -159,3 +159,28 @@ def test_one_file_holds_one_kind_of_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="b.md: holds text, and .*a.jsonl:1 holds messages; one file"):
         convert([tmp_path / "a.jsonl", tmp_path / "b.md"], tmp_path / "out.jsonl", Config())
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_questions_of_documents_become_rows_with_their_source(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("---\nx: y\n---\n# FAQ\n\n## What?\n\nThis.\n\n## Where?\n\nHere.\n")
+    (tmp_path / "docs" / "b.txt").write_text("Nothing is asked here.\n")
+    done = convert_questions([tmp_path / "docs"], out := tmp_path / "out.jsonl", Config())
+    assert (done.rows, done.format) == (2, "messages")
+    assert [note.rpartition(": ")[2][:11] for note in done.notes] == ["2 questions", "0 questions"]
+    first = json.loads(out.read_text().split("\n")[0])
+    assert (first["source"], first["passage"]) == (f"{tmp_path}/docs/a.md:6", "## What?\n\nThis.")
+    talks = [record for record in records_in(out) if isinstance(record, Conversation)]
+    assert [(talk.messages[0].content, talk.reply) for talk in talks] == [("What?", "This."), ("Where?", "Here.")]
+
+
+def test_where_nothing_is_asked_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("Nothing is asked here.\n")
+    (tmp_path / "rows.jsonl").write_text(ROW)
+    for name, expected in (
+        ("b.txt", "b.txt: nothing is asked and answered in 1 document."),
+        ("rows.jsonl", "holds messages"),
+    ):
+        with pytest.raises(DataError, match=expected):
+            convert_questions([tmp_path / name], tmp_path / "out.jsonl", Config())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.txt", "rows.jsonl"]

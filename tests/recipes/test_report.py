@@ -297,3 +297,27 @@ def test_a_long_line_is_thinned_to_its_extremes() -> None:
     assert set(peaks) <= set(kept)
     assert kept == sorted(kept)
     assert thinned(points[:MOST_POINTS]) == points[:MOST_POINTS]
+
+
+def test_tasks_stand_beside_the_whole_and_the_one_that_got_worse_is_marked(tmp_path: Path) -> None:
+    tasks = ["data/facts.jsonl"] * 20 + ["data/<poems>.jsonl"] * 12
+    before = [replace(answer(i, correct=i >= 20), task=task) for i, task in enumerate(tasks)]
+    after = [replace(answer(i, correct=i < 20), task=task) for i, task in enumerate(tasks)]
+    run = complete(tmp_path)
+    sides = [Served(run.path.name, Path("/x/tiny.q8_0.gguf")), Served("tiny", Path("/x/base.gguf"))]
+    losses = {"data/facts.jsonl": 0.25}
+    told = measure.report(sides, [evaluation(after, 0.625), evaluation(before, 0.375)], project=tmp_path, losses=losses)
+    assert [(t["task"], t["accuracy"], t["accuracy_before"], t["worse"], t["loss"]) for t in told["tasks"]] == [
+        ("data/facts.jsonl", 1.0, 0.0, False, 0.25),
+        ("data/<poems>.jsonl", 0.0, 1.0, True, None),
+    ]
+    assert told["why"].endswith("Got worse: data/<poems>.jsonl (100 points on 12 rows).")
+    write_json_atomic(run.verdict, told)
+    html, page = page_of(run)
+    assert "data/<poems>.jsonl worse12100.0\N{NO-BREAK SPACE}%0.0\N{NO-BREAK SPACE}%" in page.words
+    assert "0.250" in page.words
+    assert html.count('<table class="tasks">') == 1
+    alone = measure.report(sides[:1], [evaluation(after[:20], 1.0)], project=tmp_path)
+    assert [task["task"] for task in alone["tasks"]] == ["data/facts.jsonl"]
+    write_json_atomic(run.verdict, alone)
+    assert '<table class="tasks">' not in page_of(run)[0], "one task is the whole"

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from fledge.config import load_config
 from fledge.data.template import DEFAULT_TEMPLATE
@@ -258,3 +259,59 @@ def test_a_run_without_its_knobs_cannot_go_on(make_project: Any, content: str | 
     with pytest.raises(RunError, match=r"run\.yaml is missing or damaged") as caught:
         resume(project, run)
     assert caught.value.code == "run.not_resumable"
+
+
+def mixed(project: Path) -> Path:
+    """Give the project a second task, weights, a curriculum and held-out rows of both tasks."""
+    rows = [json.dumps({"question": f"{n} and {n}?", "answer": f"{2 * n} or so"}) for n in range(10)]
+    (project / "data/sums.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    config = yaml.safe_load((project / "fledge.yaml").read_text(encoding="utf-8"))
+    weights = {"data/train.jsonl": 0.5, "data/sums.jsonl": 1.5}
+    config["data"] = {"train": weights, "order": "curriculum", "eval": "auto"}
+    (project / "fledge.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return project
+
+
+def test_mixed_tasks_are_told_and_a_killed_run_of_them_ends_with_the_same_bytes(make_project: Any) -> None:
+    project = mixed(make_project())
+    summary = tune(project, load_config(project))
+    [facts, sums] = summary["tasks"]
+    assert (facts["task"], facts["rows"], facts["times"], facts["rows_per_epoch"]) == ("data/train.jsonl", 22, 0.5, 11)
+    assert (sums["task"], sums["rows"], sums["times"], sums["rows_per_epoch"]) == ("data/sums.jsonl", 9, 1.5, 13)
+    assert (facts["eval_rows"], sums["eval_rows"]) == (2, 1)
+    low, high = sorted((facts["eval_loss"], sums["eval_loss"]))
+    assert low < summary["eval_loss"] < high
+    [run] = list_runs(project)
+    assert [line["rows"] for line in log.read(run.metrics)] == [8, 8, 8] * 8
+    assert any("data/sums.jsonl: 9 rows, seen 1.5 times an epoch" in note for note in yaml_of(run)["notes"])
+
+    other = mixed(make_project())
+    for low in (3, 11):
+        with trainer(other) as process:
+            wait_for_step(process, low)
+            process.send_signal(signal.SIGKILL)
+            process.wait(TIMEOUT_S)
+    again = list_runs(other)[0]
+    assert not again.finished
+    resume(other, again)
+    assert adapter_bytes(again) == adapter_bytes(run)
+    assert steps_of(again) == list(range(1, STEPS + 1))
+
+
+def test_a_run_does_not_go_on_under_other_weights(make_project: Any) -> None:
+    project = mixed(make_project())
+    with trainer(project) as process:
+        wait_for_step(process, 2)
+        process.send_signal(signal.SIGKILL)
+        process.wait(TIMEOUT_S)
+    [run] = list_runs(project)
+    record = yaml_of(run)
+    record["knobs"]["data"]["train"]["data/sums.jsonl"] = 3.0
+    run.knobs.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+    with pytest.raises(RunError) as caught:
+        resume(project, run)
+    assert caught.value.code == "run.not_resumable"
+
+
+def yaml_of(run: RunFolder) -> dict[str, Any]:
+    return dict(yaml.safe_load(run.knobs.read_text(encoding="utf-8")))

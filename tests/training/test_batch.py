@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fledge.data.course import plain
 from fledge.records import Example
 from fledge.training.batch import Batch, batches, num_steps, to_batch
 from fledge.training.score import mean_loss
@@ -97,10 +98,11 @@ def test_step_k_is_the_same_whichever_step_one_begins_with(
 ) -> None:
     examples = [Example([0, row], [0.0, 1.0], f"{row}") for row in range(num_rows)]
     steps = num_steps(num_rows, epochs=2.5, rows_per_step=rows_per_step)
+    course = plain(num_rows, seed=seed)
 
     def targets(first_step: int) -> list[list[int]]:
         stream = batches(
-            examples, rows_per_step=rows_per_step, tokens_per_piece=9, seed=seed, first_step=first_step, steps=steps
+            examples, rows_per_step=rows_per_step, tokens_per_piece=9, course=course, first_step=first_step, steps=steps
         )
         return [sorted(int(t) for p in batch.pieces for t in p.target_U[p.pair_M]) for batch in stream]
 

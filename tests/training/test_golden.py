@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fledge.data.course import plain
 from fledge.objective import OBJECTIVES
 from fledge.training.batch import batches
 from fledge.training.loop import Plan, fit
@@ -35,7 +36,10 @@ def test_the_losses_are_the_recorded_ones(name: str, tmp_path: Path) -> None:
     model = load_tiny(save_tiny_model(tmp_path / "model"))
     optimizer = adamw(model.parameters(), weight_decay=0.01)
     plan = Plan(STEPS, 0, Schedule(1e-2, STEPS, 0.1), 1.0, 1e9, lambda step: None)
-    stream = batches(random_examples(32), rows_per_step=8, tokens_per_piece=100, seed=0, first_step=0, steps=STEPS)
+    course = plain(32, seed=0)
+    stream = batches(
+        random_examples(32), rows_per_step=8, tokens_per_piece=100, course=course, first_step=0, steps=STEPS
+    )
     losses = [step.loss for step in fit(model, stream, OBJECTIVES[name], optimizer, plan)]
     path = GOLDEN / f"{name}.json"
     if os.environ.get(REGENERATE):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from fledge.data.course import plain
 from fledge.errors import TrainError
 from fledge.model.load import CausalModel
 from fledge.objective.sft import sft
@@ -24,6 +25,7 @@ from tiny import load_tiny, loss_and_gradients, random_examples, save_tiny_model
 
 STEPS = 12
 EXAMPLES = random_examples(30)
+COURSE = plain(len(EXAMPLES), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ class Run:
         self, *, until: int = STEPS, on_step: Sequence[Callable[[Step], None]] = (), checkpoint_s: float = 0.0
     ) -> list[Step]:
         stream = batches(
-            EXAMPLES, rows_per_step=5, tokens_per_piece=80, seed=0, first_step=self.first_step, steps=STEPS
+            EXAMPLES, rows_per_step=5, tokens_per_piece=80, course=COURSE, first_step=self.first_step, steps=STEPS
         )
         plan = Plan(
             steps=STEPS,
@@ -194,7 +196,9 @@ def test_a_parameter_that_gets_no_gradient_stops_the_run(folder: Path, tmp_path:
 
 def test_a_step_is_told_as_it_was(folder: Path, tmp_path: Path) -> None:
     run = Run.begin(folder, tmp_path, dropout=0.0)
-    first_batch = next(batches(EXAMPLES, rows_per_step=5, tokens_per_piece=80, seed=0, first_step=0, steps=STEPS))
+    first_batch = next(
+        batches(EXAMPLES, rows_per_step=5, tokens_per_piece=80, course=COURSE, first_step=0, steps=STEPS)
+    )
     loss, gradients = loss_and_gradients(run.model, first_batch)
     norm = math.sqrt(sum(float(g.double().pow(2).sum()) for g in gradients.values()))
     first, *others = run.go()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fledge.config import Config, TrainConfig
+from fledge.data.course import plain
 from fledge.errors import TrainError
 from fledge.model.hardware import Machine
 from fledge.model.shape import Shape
@@ -67,7 +68,7 @@ def test_every_auto_is_resolved_with_a_reason_and_within_what_the_knob_takes(
     examples = random_examples(rows)
     means = Means(SHAPE, int(params), machine(free=free), 300 << 20)
     try:
-        config, choices, plan = resolve(Config(), examples=examples, means=means)
+        config, choices, plan = resolve(Config(), examples=examples, course=plain(rows, seed=0), means=means)
     except TrainError as error:
         assert error.code == "train.memory"
         assert params * 4 > 0.3 * free or free < 2 << 30, "there was room"
@@ -96,5 +97,6 @@ def test_what_the_user_said_stays() -> None:
         recompute=True,
     )
     means = Means(SHAPE, 10**8, machine(), 300 << 20)
-    config, choices, _ = resolve(Config(train=said), examples=random_examples(4), means=means)
+    course = plain(4, seed=0)
+    config, choices, _ = resolve(Config(train=said), examples=random_examples(4), course=course, means=means)
     assert (config.train, choices) == (said, [])

@@ -18,6 +18,7 @@ import torch, torch.distributed as dist
 from pathlib import Path
 sys.path.insert(0, sys.argv[5])
 from fledge.objective.sft import sft
+from fledge.data.course import plain
 from fledge.training.batch import batches
 from fledge.training.loop import Plan, fit
 from fledge.training.optim import Schedule, adamw
@@ -50,7 +51,10 @@ if size > 1:
 model = load_tiny(folder, dtype=torch.float64)
 # 17 rows, 4 a step: the last step of an epoch has one row, and one rank has none
 examples = random_examples(17)
-stream = batches(examples, rows_per_step=4, tokens_per_piece=50, seed=0, first_step=0, steps=10, ranks=Ranks.here())
+course = plain(17, seed=0)
+stream = batches(
+    examples, rows_per_step=4, tokens_per_piece=50, course=course, first_step=0, steps=10, ranks=Ranks.here()
+)
 # SGD: a step is as large as its gradient, so that a gradient twice too large shows
 optimizer = torch.optim.SGD(model.parameters().values(), lr=0.0)
 steps = fit(model, stream, sft, optimizer, Plan(10, 0, Schedule(0.05, 10, 0.1), 1e9, 1e9, lambda step: None))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fledge.data.formats import conversations_of, read_records
+from fledge.data.course import plain
+from fledge.data.formats import read_records, taught_of
 from fledge.data.sources import read_rows
 from fledge.data.template import ChatTemplate
 from fledge.model.load import load_model
@@ -30,7 +31,8 @@ def losses(
     """The losses of 50 steps of 8 rows, as a run takes them; `masters`: what the adapter is rounded to after each."""
     model = load_model(weights, dtype=dtype)
     model.add_adapter(LoraSettings(rank=16, alpha=32.0), seed=0)
-    stream = batches(examples, rows_per_step=8, tokens_per_piece=2048, seed=0, first_step=0, steps=STEPS)
+    course = plain(len(examples), seed=0)
+    stream = batches(examples, rows_per_step=8, tokens_per_piece=2048, course=course, first_step=0, steps=STEPS)
     optimizer = adamw(model.parameters(), weight_decay=0.0)
 
     @torch.no_grad()
@@ -47,7 +49,7 @@ def losses(
 def test_bfloat16_follows_float32_for_fifty_steps(starter_gguf: Path) -> None:
     weights = open_weights(starter_gguf)
     template = ChatTemplate(load_tokenizer(weights))
-    rows = conversations_of(read_records(read_rows(ROWS)), ROWS)
+    rows = taught_of(read_records(read_rows(ROWS)), ROWS)
     examples = [example for row in rows for example in template.examples(row)]
     exact, rough = (losses(weights, examples, dtype) for dtype in (torch.float32, torch.bfloat16))
     faulty = losses(weights, examples, torch.bfloat16, masters=torch.bfloat16)
@@ -64,13 +66,14 @@ def test_bfloat16_follows_float32_for_fifty_steps(starter_gguf: Path) -> None:
 def test_on_all_threads_in_bfloat16_the_same_steps_give_the_same_bits(starter_gguf: Path) -> None:
     weights = open_weights(starter_gguf)
     template = ChatTemplate(load_tokenizer(weights))
-    rows = conversations_of(read_records(read_rows(ROWS)), ROWS)
+    rows = taught_of(read_records(read_rows(ROWS)), ROWS)
     examples = [example for row in rows for example in template.examples(row)]
 
     def bits(tokens: int) -> list[torch.Tensor]:
         model = load_model(weights, dtype=torch.bfloat16)
         model.add_adapter(LoraSettings(rank=16, alpha=32.0), seed=0)
-        stream = batches(examples, rows_per_step=8, tokens_per_piece=tokens, seed=0, first_step=0, steps=6)
+        course = plain(len(examples), seed=0)
+        stream = batches(examples, rows_per_step=8, tokens_per_piece=tokens, course=course, first_step=0, steps=6)
         optimizer = adamw(model.parameters(), weight_decay=0.0)
         list(fit(model, stream, sft, optimizer, Plan(6, 0, Schedule(5e-4, 6, 0.1), 1.0, 1e9, lambda step: None)))
         return [tensor.clone() for tensor in model.adapter_tensors().values()]

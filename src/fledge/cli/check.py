@@ -113,11 +113,10 @@ def _given(paths: Sequence[Path], held: Sequence[Path], project: Path, config: C
     from fledge.recipes.prepare import inside
 
     told = [inside(project, path) for path in held]
-    own = [] if config.data.eval in ("auto", "none") else [project / config.data.eval]
+    own = [project / path for path in config.data.eval_paths]
     if paths:
         return [inside(project, path) for path in paths], told
-    train = [config.data.train] if isinstance(config.data.train, str) else config.data.train
-    return [project / path for path in train], told or own
+    return [project / path for path in config.data.train_paths], told or own
 
 
 def _template(config: Config, project: Path) -> tuple[ChatTemplate | None, str]:

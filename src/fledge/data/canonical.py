@@ -31,7 +31,8 @@ def as_values(record: Record) -> dict[str, Any]:
         case Text():
             # A text that looks like a conversation written out would be read as one; a document never is.
             name = "document" if is_transcript(record.text) else "text"
-            values = {name: record.text} | ({"title": record.title} if record.title else {})
+            values = dict[str, Any]({name: record.text}) | ({"title": record.title} if record.title else {})
+            values |= {"headings": list(record.headings)} if record.headings else {}
     if record.group is not None:
         values["group"] = record.group
     if not isinstance(record, Text) and record.tools:

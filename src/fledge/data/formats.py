@@ -14,7 +14,7 @@ from fledge.data.forms import chats, conversations, preferences, texts
 from fledge.data.forms.turns import RowFault
 from fledge.data.sources import no_rows
 from fledge.errors import ConfigError, DataError, Finding, nearest
-from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Row, Text
+from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Row, Taught, Text
 
 # The form is decided by so many first rows.
 SAMPLE_ROWS = 200
@@ -224,14 +224,14 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def conversations_of(reading: Reading, path: Path) -> list[Conversation]:
-    """Return what is taught of a file as conversations.
+def taught_of(reading: Reading, path: Path) -> list[Taught]:
+    """Return what is taught of a file: conversations, and texts as they stand.
 
     Of a preference the chosen answer is taught, of judged answers the good ones, of a problem its answer.
 
     Raises DataError with every faulty row, for a file without rows, and for one that holds nothing to answer.
     """
-    found: list[Conversation] = []
+    found: list[Taught] = []
     findings: list[Finding] = []
     num_records = 0
     for record in reading.records:
@@ -239,7 +239,7 @@ def conversations_of(reading: Reading, path: Path) -> list[Conversation]:
             findings.append(record)
             continue
         num_records += 1
-        if (taught := as_conversation(record)) is not None:
+        if (taught := record if isinstance(record, Text) else as_conversation(record)) is not None:
             found.append(taught)
     if findings:
         raise DataError.from_findings(findings)

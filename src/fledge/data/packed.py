@@ -5,12 +5,16 @@ Weights are kept as runs, since a row is taught in few stretches.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import Self, overload
 
 from fledge.records import Example
+
+_NO_COLUMNS: Mapping[str, float] = MappingProxyType({})
 
 
 class PackedExamples(Sequence[Example]):
@@ -20,6 +24,7 @@ class PackedExamples(Sequence[Example]):
         self._ids, self._id_ends = array("i"), array("q", [0])
         self._weights, self._lengths, self._run_ends = array("d"), array("i"), array("q", [0])
         self._origins: list[str] = []
+        self._tasks: list[str] = []
         self._prompt_tokens = array("i")
         self._columns: dict[int, Mapping[str, float]] = {}
         self += examples
@@ -39,6 +44,8 @@ class PackedExamples(Sequence[Example]):
             self._lengths.append(sum(1 for _ in run))
         self._run_ends.append(len(self._weights))
         self._origins.append(example.origin)
+        # One string for all rows of a source.
+        self._tasks.append(sys.intern(example.task))
         self._prompt_tokens.append(example.prompt_tokens)
 
     def __len__(self) -> int:
@@ -57,5 +64,5 @@ class PackedExamples(Sequence[Example]):
         for weight, length in zip(self._weights[runs], self._lengths[runs], strict=True):
             weights += [weight] * length
         ids = self._ids[self._id_ends[i] : self._id_ends[i + 1]].tolist()
-        told = {"columns": self._columns[i]} if i in self._columns else {}
-        return Example(ids, weights, self._origins[i], prompt_tokens=self._prompt_tokens[i], **told)
+        columns = self._columns.get(i, _NO_COLUMNS)
+        return Example(ids, weights, self._origins[i], columns, self._prompt_tokens[i], self._tasks[i])

@@ -41,22 +41,19 @@ class Passage:
         return self.context + self.text
 
 
-def passages(
-    document: Text, limit: int, measure: Measure = len, *, lines: Sequence[int] | None = None
-) -> Iterator[Passage]:
+def passages(document: Text, limit: int, measure: Measure = len) -> Iterator[Passage]:
     """Yield the document's passages in order; `measure(passage.whole)` is at most `limit` for each.
 
-    measure: the length of a text, in tokens, say. lines: the line in its file of each line of `document.text`, where
-    they differ. One word, or one line of fenced code, that is longer than `limit` is cut between its letters.
+    measure: the length of a text, in tokens, say. A word that is longer than `limit` is cut between its letters.
     """
     assert limit >= 1, "a passage holds something"
-    yield from _Cutter(document, limit, measure, lines).passages()
+    yield from _Cutter(document, limit, measure).passages()
 
 
 class _Cutter:
-    def __init__(self, document: Text, limit: int, measure: Measure, lines: Sequence[int] | None) -> None:
+    def __init__(self, document: Text, limit: int, measure: Measure) -> None:
         self._document, self._text = document, document.text
-        self._limit, self._measure, self._source_lines = limit, measure, lines
+        self._limit, self._measure = limit, measure
         found = blocks(self._text)
         self._headings = [block for block in found if block.kind is Kind.HEADING]
         self._fenced = [block for block in found if block.kind is Kind.FENCED]
@@ -152,25 +149,26 @@ class _Cutter:
         return opening[: len(opening) - len(opening.lstrip(opening[0]))]
 
     def _where(self, start: int) -> str:
-        origin = self._document.origin
-        if self._source_lines is None and _PLACE.search(origin):
+        origin, lines = self._document.origin, self._document.lines
+        if not lines and _PLACE.search(origin):
             return origin
         first = _BLANKS.match(self._text, start)
         line = bisect_right(self._line_starts, first.end() if first else start) - 1
-        return f"{origin}:{line + 1 if self._source_lines is None else self._source_lines[line]}"
+        number = lines[line] if lines else line + 1
+        return f"{origin}:{number}" if number else origin
 
     def _path(self, start: int) -> tuple[str, ...]:
         """Return the headings above `start`, as many of the inner ones as there is room for."""
         at = bisect_left(self._headings, start, key=lambda block: block.start)
         if at < len(self._headings) and self._headings[at].start == start:
             return self._titles(self._paths[at])
-        return self._titles((*self._paths[at - 1], at - 1)) if at else ()
+        return self._titles((*self._paths[at - 1], at - 1) if at else ())
 
     def _titles(self, path: tuple[int, ...]) -> tuple[str, ...]:
         if path not in self._told:
             titles: list[str] = []
-            for number in reversed(path):
-                longer = [self._headings[number].title, *titles]
+            for title in reversed([*self._document.headings, *(self._headings[number].title for number in path)]):
+                longer = [title, *titles]
                 if self._measure(Passage("", "", tuple(longer)).context) > HEADINGS_SHARE * self._limit:
                     break
                 titles = longer

@@ -103,10 +103,12 @@ class ChatTemplate:
         A template that drops or rewrites earlier turns (reasoning blocks, say) makes a history that differs from the
         one each turn was said in; there every turn becomes its own Example, as it will be when served.
         """
-        return [
-            Example([token for token, _ in tokens], [weight for _, weight in tokens], conversation.origin)
-            for tokens in (list(self._tokens(rendered)) for rendered in self.rendered(conversation, taught=taught))
-        ]
+        return [self.example(rendered, conversation.origin) for rendered in self.rendered(conversation, taught=taught)]
+
+    def example(self, rendered: Rendered, origin: str) -> Example:
+        """Return the tokens of a text and which of them are taught."""
+        tokens = list(self._tokens(rendered))
+        return Example([token for token, _ in tokens], [weight for _, weight in tokens], origin)
 
     def rendered(self, conversation: Conversation, *, taught: Literal["all", "last"] = "all") -> list[Rendered]:
         """Return the texts that `examples` turns into tokens.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.data.template import ChatTemplate
-from fledge.records import Conversation, Example
+from fledge.records import Example, Taught, Text
 
 # Fewer characters are tokenised faster than a file is looked for, read and kept tidy.
 WORTH_CHARS = 200_000
@@ -26,23 +26,25 @@ MAX_BYTES = 1 << 30
 DIGEST_BYTES = 32
 
 
-def worth(rows: Sequence[Conversation]) -> bool:
+def worth(rows: Sequence[Taught]) -> bool:
     """Whether these rows are so many that keeping their tokens pays."""
-    return sum(len(message.content) for row in rows for message in row.messages) >= WORTH_CHARS
+    texts = (row.text if isinstance(row, Text) else "".join(m.content for m in row.messages) for row in rows)
+    return sum(map(len, texts)) >= WORTH_CHARS
 
 
-def key_of(rows: Sequence[Conversation], template: ChatTemplate, taught: str) -> str:
-    """Return the hash of the rows, the template, the vocabulary and what is taught."""
+def key_of(rows: Sequence[Taught], template: ChatTemplate, taught: str, limit: int = 0) -> str:
+    """Return the hash of the rows, the template, the vocabulary, what is taught and how long passages may be."""
     digest = hashlib.sha256(f"1\0{taught}\0{template.source}\0{template.tokenizer.digest}".encode())
     if "strftime_now" in template.source:
         # The template writes today's date into every prompt.
         digest.update((template.today or datetime.date.today()).isoformat().encode())
     for row in rows:
-        digest.update(repr((row.messages, row.tools)).encode("utf-8", errors="surrogatepass"))
+        held = (row.text, row.headings, limit) if isinstance(row, Text) else (row.messages, row.tools)
+        digest.update(repr(held).encode("utf-8", errors="surrogatepass"))
     return digest.hexdigest()[:40]
 
 
-def load(folder: Path, key: str, rows: Sequence[Conversation]) -> Iterator[list[Example]] | None:
+def load(folder: Path, key: str, rows: Sequence[Taught]) -> Iterator[list[Example]] | None:
     """Return an iterator over the examples of each row, or None where they are not kept or no longer whole."""
     path = folder / f"{key}.tokens"
     try:
@@ -63,7 +65,7 @@ def load(folder: Path, key: str, rows: Sequence[Conversation]) -> Iterator[list[
 
 
 def _rows(
-    rows: Sequence[Conversation],
+    rows: Sequence[Taught],
     counts: Sequence[int],
     ids: Sequence[NDArray[np.int32]],
     taught: Sequence[NDArray[np.bool_]],

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 from functools import cached_property
 from pathlib import Path
@@ -43,13 +43,18 @@ class Place(Enum):
 
 # Where each kind of vocabulary puts a blank before text.
 NEVER: frozenset[Place] = frozenset()
+# Byte-level vocabularies whose texts begin with a token of their own.
+ADD_BOS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken", "llama4")
 FIRST = frozenset((Place.START,))
 ALWAYS = frozenset((Place.START, Place.AFTER_CONTROL))
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A vocabulary of `size` tokens. `control` maps the text of each control token to its id."""
+    """A vocabulary of `size` tokens. `control` maps the text of each control token to its id.
+
+    adds_bos: whether plain text is begun with `bos`, as it was in pre-training.
+    """
 
     backend: Backend
     control: Mapping[str, int]
@@ -58,6 +63,7 @@ class Tokenizer:
     eos: str | None
     chat_template: str | None
     blank_at: frozenset[Place] = NEVER
+    adds_bos: bool = False
 
     def encode(self, text: str, place: Place = Place.START) -> list[int]:
         """Return the ids of plain text; text that looks like a control token stays text."""
@@ -131,7 +137,9 @@ def from_gguf(kv: Mapping[str, Any], *, where: str) -> Tokenizer:
         return None if token is None else tokens[token]
 
     template = kv.get("tokenizer.chat_template")
-    return Tokenizer(backend, control, len(tokens), text_of("bos"), text_of("eos"), template, blank_at)
+    # What llama.cpp does where the file says nothing.
+    adds_bos = bool(kv.get("tokenizer.ggml.add_bos_token", kind == "llama" or pre in ADD_BOS))
+    return Tokenizer(backend, control, len(tokens), text_of("bos"), text_of("eos"), template, blank_at, adds_bos)
 
 
 def _hashed(vocab: Mapping[str, int]) -> dict[str, int]:
@@ -150,7 +158,9 @@ def from_folder(folder: Path) -> Tokenizer:
     template = file.read_text(encoding="utf-8") if file.is_file() else _default_template(config.get("chat_template"))
     ends = (_token_text(config.get("bos_token")), _token_text(config.get("eos_token")), template)
     if (folder / "tokenizer.json").is_file():
-        return _from_spec(_json(folder / "tokenizer.json"), folder / "tokenizer.json", ends)
+        found = _from_spec(_json(folder / "tokenizer.json"), folder / "tokenizer.json", ends)
+        told = config.get("add_bos_token")
+        return found if told is None else replace(found, adds_bos=bool(told))
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return _from_vocab(folder, config, ends)
     if (folder / "tokenizer.model").is_file():
@@ -191,7 +201,15 @@ def _from_spec(spec: dict[str, Any], path: Path, ends: Ends) -> Tokenizer:
             "model.unsupported", "holds no vocabulary.", where=str(path), remedy="Save the tokenizer as a fast one."
         )
     blank_at = _take_blank(spec)
-    return Tokenizer(Backend.from_str(json.dumps(spec)), control, size, *ends, blank_at)
+    return Tokenizer(Backend.from_str(json.dumps(spec)), control, size, *ends, blank_at, _begins(spec, ends[0]))
+
+
+def _begins(spec: Mapping[str, Any], bos: str | None) -> bool:
+    """Whether a tokenizer.json begins text with `bos`: what it adds around one text says so."""
+    after = spec.get("post_processor") or {}
+    steps = after.get("processors", [after])
+    around = [part for step in steps for part in step.get("single") or []]
+    return bool(around) and bos is not None and (around[0].get("SpecialToken") or {}).get("id") == bos
 
 
 def _take_blank(spec: dict[str, Any]) -> frozenset[Place]:
@@ -275,7 +293,8 @@ def _from_model_file(path: Path, config: Mapping[str, Any], ends: Ends) -> Token
     vocabularies.add_plain(backend, [*user, *plain])
     bos, eos, template = ends
     blank_at = FIRST if model.prefix else NEVER
-    return Tokenizer(backend, control, size, bos or _held("<s>", own), eos or _held("</s>", own), template, blank_at)
+    bos, eos = bos or _held("<s>", own), eos or _held("</s>", own)
+    return Tokenizer(backend, control, size, bos, eos, template, blank_at, bool(config.get("add_bos_token", True)))
 
 
 def _held(text: str, control: Mapping[str, int]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +21,10 @@ Ask = Callable[[Sequence[Sequence[Message]]], list[Reply]]
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row and what became of it. `adheres` is None without a template; `tokens` counts the reply's."""
+    """One row and what became of it. `adheres` is None without a template; `tokens` counts the reply's.
+
+    task: the source the row is from.
+    """
 
     origin: str
     group: str | None
@@ -32,6 +35,7 @@ class RowResult:
     adheres: bool | None
     stopped: bool
     tokens: int
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,15 @@ class Evaluation:
     rows: tuple[RowResult, ...]
 
 
-def evaluate(rows: Sequence[Conversation], ask: Ask, *, scorer: str, template: Template | None = None) -> Evaluation:
+def evaluate(
+    rows: Sequence[Conversation], ask: Ask, *, scorer: str | Mapping[str, str], template: Template | None = None
+) -> Evaluation:
     """Ask every row once, in one call of `ask`, which keeps the order, and return the totals with every row's result.
 
-    `scorer` is a name in SCORERS. The interval is Wilson's with the effective number of rows, so rows that share a
-    `group` count for as much as they tell (`proportion`). A cluster bootstrap was tried in its place: it gives no
-    width when all rows are right, and on 6 to 10 groups its 95 % intervals held the truth in 56 to 94 % of simulations.
+    `scorer` is a name in SCORERS, or one for each task. The interval is Wilson's with the effective number of rows, so
+    rows that share a `group` count for as much as they tell (`proportion`). A cluster bootstrap was tried in its place:
+    it gives no width when all rows are right, and on 6 to 10 groups its 95 % intervals held the truth in 56 to 94 % of
+    simulations.
     Raises DataError when there is no row, and whatever `ask` raises.
     """
     if not rows:
@@ -63,12 +70,13 @@ def evaluate(rows: Sequence[Conversation], ask: Ask, *, scorer: str, template: T
     start_s = time.perf_counter()
     replies = ask([row.prompt for row in rows])
     wall_s = time.perf_counter() - start_s
-    results = tuple(_judge(row, reply, scorer, template) for row, reply in zip(rows, replies, strict=True))
+    scorers = {row.task: scorer if isinstance(scorer, str) else scorer[row.task] for row in rows}
+    results = tuple(_judge(row, reply, scorers[row.task], template) for row, reply in zip(rows, replies, strict=True))
 
     correct_R = np.array([result.correct for result in results], dtype=np.float64)
     accuracy = float(correct_R.mean())
     return Evaluation(
-        scorer=scorer,
+        scorer=", ".join(dict.fromkeys(scorers.values())),
         accuracy=accuracy,
         interval=wilson(accuracy, effective_rows(correct_R, number_groups([row.group for row in rows]))),
         template_adherence=None if template is None else _share([bool(result.adheres) for result in results]),
@@ -98,6 +106,7 @@ def _judge(row: Conversation, reply: Reply, scorer: str, template: Template | No
         adheres=None if template is None else template.adheres(reply.text, row),
         stopped=reply.finish is FinishReason.STOP,
         tokens=reply.tokens,
+        task=row.task,
     )
 
 

@@ -3,4 +3,5 @@
 from fledge.objective.scored import Objective
 from fledge.objective.sft import sft
 
-OBJECTIVES: dict[str, Objective] = {"sft": sft}
+# Continued pre-training is the same mean over other tokens: all of a text, not the answers alone.
+OBJECTIVES: dict[str, Objective] = {"sft": sft, "text": sft}

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from fledge.data.checks.view import warning
 from fledge.data.formats import as_conversation, read_records
+from fledge.data.prose import text_examples
 from fledge.data.template import ChatTemplate
 from fledge.errors import DataError, Finding
-from fledge.records import Row
+from fledge.records import Row, Text
 
 # So much of the files is tokenised; a sample of it tells totals to some tenths of a percent.
 SAMPLE_BYTES = 12 << 20
@@ -48,7 +49,7 @@ def count_tokens(
     found: list[Finding] = []
     for done, (origin, line) in enumerate(samples, start=1):
         try:
-            examples = _examples(origin, line, template, taught)
+            examples = _examples(origin, line, template, taught, limit)
         except DataError as error:
             found.append(Finding(error.code, error.where or origin, error.message, error.remedy))
             continue
@@ -71,10 +72,13 @@ def count_tokens(
     ), found  # fmt: skip
 
 
-def _examples(origin: str, line: str, template: ChatTemplate, taught: Literal["all", "last"]) -> list[Any]:
+def _examples(origin: str, line: str, template: ChatTemplate, taught: Literal["all", "last"], limit: int) -> list[Any]:
     reading = read_records([Row(json.loads(line), origin)])
     examples = []
     for record in reading.records:
+        if isinstance(record, Text):
+            examples += text_examples(record, template, limit=limit)
+            continue
         conversation = None if isinstance(record, Finding) else as_conversation(record)
         if conversation is not None and conversation.messages[-1].role == "assistant":
             examples += template.examples(conversation, taught=taught)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fledge.config import Config
-from fledge.data.canonical import KINDS, as_line
+from fledge.data.canonical import KINDS, as_line, as_values
 from fledge.data.formats import read_records
+from fledge.data.lines import with_lines
+from fledge.data.questions import questions_of
 from fledge.data.sources import files_in, no_rows, open_source
 from fledge.errors import ConfigError, DataError, Finding
 from fledge.project import staged_file
-from fledge.records import Record
+from fledge.records import Conversation, Message, Record, Text
 
 SUFFIXES = (".jsonl", ".ndjson")
 
@@ -48,6 +51,56 @@ def convert(
     return done
 
 
+def convert_questions(
+    paths: Sequence[Path],
+    out: Path,
+    config: Config,
+    *,
+    force: bool = False,
+    step: Callable[[int], None] = lambda done: None,
+) -> Converted:
+    """Write the questions that documents ask and answer to `out`, each with its `source` and the `passage` it is from.
+
+    Raises what `convert` raises, and DataError where rows stand in place of documents or nothing is asked.
+    """
+    files = [file for path in paths for file in files_in(path)]
+    refuse(out, files, force=force)
+    done = Converted(out, format=KINDS[Conversation])
+    with staged_file(out) as file:
+        for document in _documents(files, config):
+            found = questions_of(document)
+            done.notes.append(f"{document.origin}: {len(found)} questions with their answers")
+            for asked in found:
+                turns = (Message("user", asked.question), Message("assistant", asked.answer))
+                values = as_values(Conversation(turns, asked.where))
+                row = values | {"source": asked.where, "passage": asked.passage}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                done.rows += 1
+                step(done.rows)
+        if not done.rows:
+            raise DataError(
+                "data.empty",
+                f"nothing is asked and answered in {len(files)} document{'s' if len(files) > 1 else ''}.",
+                where=str(paths[0]),
+                remedy="Learn the text itself with objective: text, or have questions made of it: `fledge data synth`.",
+            )
+    return done
+
+
+def _documents(files: Sequence[Path], config: Config) -> Iterator[Text]:
+    for record in _records(files, config, Converted(Path())):
+        if isinstance(record, Finding):
+            raise DataError.from_findings([record])
+        if not isinstance(record, Text):
+            raise DataError(
+                "data.unknown_format",
+                f"holds {KINDS[type(record)]}; questions are found in documents.",
+                where=record.origin,
+                remedy="Leave --questions out: these rows have theirs.",
+            )
+        yield with_lines(record, encoding=config.data.encoding)
+
+
 def refuse(out: Path, files: Iterable[Path], *, force: bool) -> None:
     """Raise ConfigError where `out` is no name for rows, is one of the `files` that are read, or exists already."""
     if out.suffix not in SUFFIXES:
@@ -78,7 +131,7 @@ def write(
                 continue
             first = first or record
             if type(record) is not type(first):
-                raise _mixed(first, record)
+                raise mixed(first, record)
             file.write(as_line(record, origin=origin))
             done.rows += 1
             step(done.rows)
@@ -88,7 +141,8 @@ def write(
     done.format = KINDS[type(first)]
 
 
-def _mixed(first: Record, other: Record) -> DataError:
+def mixed(first: Record, other: Record) -> DataError:
+    """Return the error of rows of two kinds that were to stand in one file."""
     one, two = KINDS[type(first)], KINDS[type(other)]
     return DataError(
         "data.unknown_format",

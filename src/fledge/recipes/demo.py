@@ -19,6 +19,7 @@ from fledge.recipes.measure import Served
 from fledge.recipes.prepare import read_project
 from fledge.recipes.report import keep_verdict
 from fledge.recipes.start import copy_example
+from fledge.recipes.texts import conversations_in
 from fledge.recipes.tune import Listener
 
 EXAMPLE = "python-stdlib"
@@ -44,7 +45,7 @@ def run_demo(folder: Path, *, seed: int, stage: Stage) -> dict[str, Any]:
     if not (folder / "fledge.yaml").is_file():
         copy_example(EXAMPLE, folder)
     config = load_config(folder, [f"train.seed={seed}"])
-    rows = read_project(folder, config).held_out
+    rows = conversations_in(read_project(folder, config).held_out)
     say(f"1. The base model. {config.model}: small enough to learn here, small enough to run anywhere.")
     base_path = resolve(config.model, base_dir=folder)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fledge.config import FILE_NAME, Config
 from fledge.errors import DataError, writing
+from fledge.evaluation.by_task import compare_by_task, figures_by_task, tasks_that_got_worse, words_on_tasks
 from fledge.evaluation.scorers import Template, choose_scorer
 from fledge.evaluation.tasks import Evaluation, evaluate, write_rows
 from fledge.evaluation.verdict import Verdict, compare
-from fledge.recipes.prepare import inside, read_conversations, read_project
-from fledge.records import Conversation, Message, Reply
+from fledge.recipes.prepare import inside, read_project, read_taught
+from fledge.records import Conversation, Message, Reply, Taught
 from fledge.runtime.llama import Llama, Sampling
 
 # Reading a weight once for eight answers is what makes a processor with two cores fast enough.
@@ -37,8 +38,14 @@ def measure(
     *,
     on_done: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Return what `served` answers to `rows`, counted by evaluate.score and evaluate.template."""
-    scorer, _ = choose_scorer(config.evaluate.score, rows)
+    """Return what `served` answers to `rows`, counted by evaluate.score and evaluate.template.
+
+    Where the scorer is `auto`, each task gets the one that suits its rows.
+    """
+    tasks: dict[str, list[Conversation]] = {}
+    for row in rows:
+        tasks.setdefault(row.task, []).append(row)
+    scorer = {task: choose_scorer(config.evaluate.score, own)[0] for task, own in tasks.items()}
     template = None if config.evaluate.template is None else Template(config.evaluate.template)
     sampling = Sampling(
         temperature=config.generate.temperature,
@@ -63,10 +70,10 @@ def versus(before: Evaluation, after: Evaluation) -> Verdict:
     return compare([row.correct for row in before.rows], [row.correct for row in after.rows], groups=groups)
 
 
-def rows_to_ask(project: Path, config: Config, data: Path | None) -> list[Conversation]:
-    """Return the rows of `data`, or the project's held-out rows. Raises DataError where there are none."""
+def rows_to_ask(project: Path, config: Config, data: Path | None) -> list[Taught]:
+    """Return the rows and texts of `data`, or those the project holds out. Raises DataError where there are none."""
     if data is not None:
-        rows, _ = read_conversations([inside(project, data)], config)
+        rows, _ = read_taught([inside(project, data)], config, project=project)
         return rows
     held_out = read_project(project, config).held_out
     if not held_out:
@@ -79,15 +86,24 @@ def rows_to_ask(project: Path, config: Config, data: Path | None) -> list[Conver
     return held_out
 
 
-def report(sides: Sequence[Served], evaluations: Sequence[Evaluation], *, project: Path) -> dict[str, Any]:
-    """Write every answer to a file and return what the contract says of `fledge eval`, one side or two."""
+def report(
+    sides: Sequence[Served],
+    evaluations: Sequence[Evaluation],
+    *,
+    project: Path,
+    losses: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Write every answer to a file and return what the contract says of `fledge eval`, one side or two.
+
+    `losses` are the held-out losses of the tasks, where they are known.
+    """
     served, evaluation = sides[0], evaluations[0]
-    rows_file = project.resolve() / "runs" / "answers" / f"{_file_name(served.label)}.jsonl"
-    with writing(rows_file):
-        rows_file.parent.mkdir(parents=True, exist_ok=True)
+    rows_file = answers_file(project, served.label)
     write_rows(evaluation, rows_file)
-    # Perplexity and forgetting need texts of their own to be asked; they are not measured here yet.
+    # Perplexity is that of held-out texts (`reading`); forgetting needs questions of its own to be asked.
+    verdicts = compare_by_task(evaluations[1], evaluation) if len(sides) > 1 else {}
     told: dict[str, Any] = _side(served, evaluation) | {
+        "tasks": _tasks(evaluation, verdicts, losses or {}),
         "rows_file": str(rows_file),
         "against": None,
         "verdict": None,
@@ -100,7 +116,7 @@ def report(sides: Sequence[Served], evaluations: Sequence[Evaluation], *, projec
         told |= {
             "against": _side(sides[1], evaluations[1]),
             "verdict": verdict.outcome.value,
-            "why": verdict.why,
+            "why": f"{verdict.why} {words_on_tasks(verdicts)}".strip(),
             "p_value": verdict.p_value,
             "difference": verdict.difference,
             "difference_interval": list(verdict.interval),
@@ -110,8 +126,32 @@ def report(sides: Sequence[Served], evaluations: Sequence[Evaluation], *, projec
     return told
 
 
-def _file_name(label: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in label)
+def _tasks(
+    evaluation: Evaluation, verdicts: Mapping[str, Verdict], losses: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Return the figures of each task; with a verdict, also what was right before and how sure the difference is."""
+    worse = tasks_that_got_worse(verdicts)
+    told = []
+    for figures in figures_by_task(evaluation):
+        task = asdict(figures) | {"interval": list(figures.interval), "loss": losses.get(figures.task)}
+        if verdict := verdicts.get(figures.task):
+            task |= {
+                "accuracy_before": figures.accuracy - verdict.difference,
+                "verdict": verdict.outcome.value,
+                "p_value": verdict.p_value,
+                "worse": figures.task in worse,
+            }
+        told.append(task)
+    return told
+
+
+def answers_file(project: Path, label: str) -> Path:
+    """Return the file for what a target answered; its folder is made."""
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in label)
+    path = project.resolve() / "runs" / "answers" / f"{name}.jsonl"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _side(served: Served, evaluation: Evaluation) -> dict[str, Any]:

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from fledge.config import Config
 from fledge.data import mix, token_cache
-from fledge.data.formats import conversations_of, read_records
+from fledge.data.formats import read_records, taught_of
+from fledge.data.lines import with_lines
 from fledge.data.packed import PackedExamples
-from fledge.data.sources import files_in, open_source
+from fledge.data.prose import text_examples
+from fledge.data.sources import DOCUMENTS, files_in, open_source, suffix_kind
+from fledge.data.split import split_records
 from fledge.data.template import ChatTemplate
-from fledge.errors import DataError
+from fledge.errors import ConfigError, DataError
 from fledge.model.cache import cache_root
-from fledge.records import Conversation, Example
+from fledge.recipes.texts import conversations_in, in_parts, refuse_texts, texts_of
+from fledge.records import Conversation, Example, Taught, Text
 from fledge.runtime.invocation import begins_at
 
 EVAL_SHARE = 0.1
+# Of fewer rows none is held out: the share of them would tell nothing.
+MIN_ROWS_TO_SPLIT = 20
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A project's rows. `notes` tell what was found and decided, in words."""
+    """A project's rows. `notes` tell what was found and decided, in words.
 
-    train: list[Conversation]
-    held_out: list[Conversation]
+    weights: how many times an epoch sees each row of a task, by its name; 1 where it says nothing.
+    """
+
+    train: list[Taught]
+    held_out: list[Taught]
     notes: tuple[str, ...]
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 # So many rows that are left out are named one by one.
@@ -75,41 +85,90 @@ def inside(project: Path, path: Path) -> Path:
     return path if path.exists() and not (project / path).exists() else project / path
 
 
-def read_conversations(paths: Sequence[Path], config: Config) -> tuple[list[Conversation], list[str]]:
-    """Return the conversations of some files and folders, and how each file was read."""
-    rows: list[Conversation] = []
+def task_name(project: Path, given: Path, file: Path) -> str:
+    """Return what a file's rows are called as a task: its path in the project; a folder of documents is one task."""
+    path = given if suffix_kind(file) in DOCUMENTS else file
+    return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
+
+
+def read_taught(paths: Sequence[Path], config: Config, *, project: Path = Path()) -> tuple[list[Taught], list[str]]:
+    """Return the rows and texts of some files and folders, and how each file was read. Each names its task."""
+    rows: list[Taught] = []
     notes = []
-    for path in (file for given in paths for file in files_in(given)):
+    for given, path in ((source, file) for source in paths for file in files_in(source)):
         source = open_source(path, encoding=config.data.encoding)
         reading = read_records(source.rows, form=config.data.format, columns=config.data.columns, me=config.data.me)
-        found = conversations_of(reading, path)
+        found = taught_of(reading, path)
         how = f" ({source.why})" if source.why else ""
         notes.append(f"{path.name}{how}: {len(found)} rows, read as {reading.form}: {reading.why}")
-        rows += found
+        name = task_name(project, given, path)
+        rows += (replace(_placed(row, config), task=name) for row in found)
     return mix.with_system(rows, config.data.system), notes
 
 
+def _placed(row: Taught, config: Config) -> Taught:
+    return with_lines(row, encoding=config.data.encoding) if isinstance(row, Text) else row
+
+
 def read_project(project: Path, config: Config) -> Rows:
-    """Return the rows to learn from and the rows held out, as data.train and data.eval say."""
-    train = [config.data.train] if isinstance(config.data.train, str) else config.data.train
-    rows, notes = read_conversations([project / path for path in train], config)
+    """Return the rows to learn from and the rows held out, as data.train and data.eval say.
+
+    Raises DataError where there is nothing but text to learn answers from.
+    """
+    paths = [project / path for path in config.data.train_paths]
+    rows, notes = read_taught(paths, config, project=project)
+    refuse_texts(rows, config.objective)
+    weights = _weights(project, config)
     if config.data.eval == "none":
-        return Rows(rows, [], (*notes, "nothing is held out (data.eval: none)"))
+        return Rows(rows, [], (*notes, "nothing is held out (data.eval: none)"), weights)
     if config.data.eval != "auto":
-        held_out, more = read_conversations([project / config.data.eval], config)
-        return Rows(rows, held_out, (*notes, *more, *_leak(rows, held_out)))
-    if len(rows) < mix.MIN_ROWS_TO_SPLIT:
-        notes.append(f"nothing is held out: fewer than {mix.MIN_ROWS_TO_SPLIT} rows would tell nothing")
-        return Rows(rows, [], tuple(notes))
-    kept, held_out = mix.split(rows, share=EVAL_SHARE, seed=config.train.seed)
-    notes.append(f"{len(held_out)} of {len(rows)} rows are held out to measure with; rows of one group stay together")
-    return Rows(kept, held_out, tuple(notes))
+        measured = [project / path for path in config.data.eval_paths]
+        held_out, more = read_taught(measured, config, project=project)
+        return Rows(rows, held_out, (*notes, *more, *_leak(rows, held_out)), weights)
+    kept, held_out, more = _hold_out(rows, seed=config.train.seed)
+    return Rows(kept, held_out, (*notes, *more), weights)
 
 
-def _leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> list[str]:
-    """Return a warning where held-out questions are learnt too: right answers to them would prove nothing."""
-    learnt = {row.prompt for row in train}
-    count = sum(row.prompt in learnt for row in held_out)
+def _hold_out(rows: Sequence[Taught], *, seed: int) -> tuple[list[Taught], list[Taught], list[str]]:
+    """Return (train, held out, both in words). Rows and texts are each held out where there are enough of them."""
+    rows, told = in_parts(rows, enough=MIN_ROWS_TO_SPLIT)
+    notes = [told] if told else []
+    counts = {"rows": len(conversations_in(rows)), "texts": len(texts_of(rows))}
+    few = [what for what, count in counts.items() if 0 < count < MIN_ROWS_TO_SPLIT]
+    notes += [f"nothing is held out: fewer than {MIN_ROWS_TO_SPLIT} {what} would tell nothing" for what in few]
+    enough = [row for row in rows if ("texts" if isinstance(row, Text) else "rows") not in few]
+    if not enough:
+        return list(rows), [], notes
+    tasks = [row.task for row in enough]
+    _, held_out, how = split_records(enough, share=EVAL_SHARE, seed=seed, tasks=tasks)
+    held = {id(row) for row in held_out}
+    what = " and ".join(what for what, count in counts.items() if count and what not in few)
+    notes.append(f"{len(held_out)} of {len(enough)} {what} are held out to measure with; {how.words}")
+    return [row for row in rows if id(row) not in held], held_out, notes
+
+
+def _weights(project: Path, config: Config) -> dict[str, float]:
+    """Return the weight of each task; a folder's holds for every file in it. Raises ConfigError where files overlap."""
+    weights: dict[str, float] = {}
+    seen: dict[Path, str] = {}
+    for path in config.data.train_paths:
+        for file in files_in(project / path):
+            if (before := seen.setdefault(file.resolve(), path)) != path:
+                raise ConfigError(
+                    "config.bad_value",
+                    f"'{before}' and '{path}' both hold {file.name}; its rows would be taken twice.",
+                    where="data.train",
+                    remedy="Name it once; {path: 2} sees its rows twice an epoch.",
+                )
+            if path in config.data.weights:
+                weights[task_name(project, project / path, file)] = config.data.weights[path]
+    return weights
+
+
+def _leak(train: Sequence[Taught], held_out: Sequence[Taught]) -> list[str]:
+    """Return a warning where what is held out is learnt too: right answers to it would prove nothing."""
+    learnt = {row.text if isinstance(row, Text) else row.prompt for row in train}
+    count = sum((row.text if isinstance(row, Text) else row.prompt) in learnt for row in held_out)
     return (
         [f"WARNING: {count} of {len(held_out)} held-out questions are learnt too; they measure nothing"]
         if count
@@ -130,14 +189,17 @@ def after_prompt(example: Example, invocation: Sequence[int]) -> Example:
 
 
 def _examples(
-    rows: Sequence[Conversation], template: ChatTemplate, taught: Literal["all", "last"]
+    rows: Sequence[Taught], template: ChatTemplate, taught: Literal["all", "last"], limit: int
 ) -> Iterator[list[Example]]:
-    """Yield the examples of each row; those of many rows are kept for the next time."""
-    fresh = (template.examples(row, taught=taught) for row in rows)
+    """Yield the examples of each row, and of each text its passages; those of many rows are kept for the next time."""
+    fresh = (
+        text_examples(row, template, limit=limit) if isinstance(row, Text) else template.examples(row, taught=taught)
+        for row in rows
+    )
     if not token_cache.worth(rows):
         yield from fresh
         return
-    folder, key = cache_root() / "tokens", token_cache.key_of(rows, template, taught)
+    folder, key = cache_root() / "tokens", token_cache.key_of(rows, template, taught, limit)
     if (kept := token_cache.load(folder, key, rows)) is not None:
         yield from kept
         return
@@ -150,7 +212,7 @@ def _examples(
 
 
 def teach(
-    rows: Sequence[Conversation],
+    rows: Sequence[Taught],
     template: ChatTemplate,
     config: Config,
     *,
@@ -159,6 +221,8 @@ def teach(
 ) -> Lesson:
     """Return the examples of `rows`; rows over train.max_tokens or the model's context are left out whole and named.
 
+    Texts are cut into passages that fit.
+
     Raises DataError where a row teaches nothing, or nothing remains of rows that are not `held_out`.
     """
     examples = PackedExamples()
@@ -166,7 +230,9 @@ def teach(
     limit = min(config.train.max_tokens, context_tokens or config.train.max_tokens)
     whose = "train.max_tokens" if limit == config.train.max_tokens else "the model's context"
     invocation = template.invocation_ids() if config.train.after_prompt else None
-    for row, own in zip(rows, _examples(rows, template, config.train.taught), strict=True):
+    if invocation is not None and texts_of(rows):
+        raise ConfigError("config.bad_value", "a text has no prompt to act after.", where="train.after_prompt")
+    for row, own in zip(rows, _examples(rows, template, config.train.taught, limit), strict=True):
         if invocation is not None:
             own = [after_prompt(example, invocation) for example in own]
         if not sum(example.num_taught for example in own):
@@ -174,8 +240,8 @@ def teach(
         if max(len(example.ids) for example in own) > limit:
             too_long.append(row.origin)
         else:
-            examples += own
-    notes = _left_unsaid(rows, template)
+            examples += (replace(example, task=row.task) for example in own)
+    notes = _left_unsaid(conversations_in(rows), template)
     if rows and not examples and not held_out:
         raise DataError(
             "data.too_long",

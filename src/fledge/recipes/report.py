@@ -17,6 +17,7 @@ import yaml
 from fledge.errors import RunError
 from fledge.evaluation.verdict import Outcome
 from fledge.project import RunFolder, read_json, write_json_atomic, write_text_atomic
+from fledge.recipes.by_task import table_of_tasks, table_of_texts
 from fledge.recipes.charts import bar, curve, short
 
 MOST_ANSWERS = 6
@@ -91,7 +92,7 @@ def _read(run: RunFolder) -> Told:
         manifest=_object(run.manifest, damaged),
         files=sorted(files, key=lambda entry: (entry["kind"], -entry["bytes"])),
         verdict=verdict,
-        answers=_lines(_rows_file(run, verdict["rows_file"])) if verdict else (),
+        answers=_lines(_rows_file(run, verdict["rows_file"])) if verdict and verdict["interval"] else (),
         damaged=damaged,
     )
 
@@ -184,6 +185,8 @@ def _verdict(told: Told) -> str:
     verdict = told.verdict
     if not verdict:
         return _absent("Not measured yet.", _command(told, "eval", f"--against {told.knobs.get('model', 'MODEL')}"))
+    if verdict["interval"] is None:
+        return table_of_texts(verdict)
     against = verdict["against"]
     if against is None:
         tone, headline = "", f"{_percent(verdict['accuracy'])} right answers, compared with nothing yet."
@@ -197,6 +200,7 @@ def _verdict(told: Told) -> str:
     return (
         f'<p class="headline {tone}">{escape(headline)}</p><p>{escape(verdict.get("why", ""))}</p>'
         + "".join(_measure(key, words, sides) for key, words in MEASURES.items() if verdict[key] is not None)
+        + table_of_tasks(verdict)
         + f'<p class="small">{verdict["rows"]} held-out rows, put to <code>{file}</code> through llama.cpp, judged by '
         f"<code>{scorer}</code>. Whiskers: where the true share lies with 95 % confidence.</p>"
     )
@@ -351,7 +355,7 @@ def _costs(told: Told) -> str:
     if told.summary:
         tiles.append((f"{told.summary['peak_rss_bytes'] / 1e9:.1f} GB", "of memory at most"))
         tiles.append((f"{told.summary['trainable_params'] / 1e6:.1f} million", "numbers trained"))
-    if told.verdict:
+    if told.verdict and told.verdict["interval"]:
         tiles.append((f"{told.verdict['tokens_per_s']:,.0f} tokens/s", "answering, several questions at once"))
     drawn = "".join(f"<div><dt>{big}</dt><dd>{words}</dd></div>" for big, words in tiles)
     unknown = "" if told.summary else _absent("How much memory it takes is known when the run is finished.")

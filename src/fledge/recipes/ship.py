@@ -27,7 +27,8 @@ from fledge.model.tokens import behind, single
 from fledge.model.weights import GgufWeights, OtherWeights, Weights, open_weights
 from fledge.project import RunFolder, fsync_folder, read_json, write_json_atomic
 from fledge.recipes.prepare import read_project
-from fledge.records import Conversation
+from fledge.recipes.texts import conversations_in
+from fledge.records import Conversation, Message, Taught
 from fledge.release import parity
 from fledge.release.adapter_gguf import write_adapter_gguf
 from fledge.release.folder import write_folder
@@ -39,6 +40,7 @@ from fledge.runtime.logits import Scoring, logits
 
 # Enough for 1,100 positions; held-out rows come first, so what was not learnt by heart is compared too.
 GATE_ROWS = 24
+PLAIN_QUESTION = Conversation((Message("user", "What is this about?"), Message("assistant", "About this.")), "")
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class Reference:
 class Gate:
     """Everything a file is compared with; `rows` are held-out rows first."""
 
-    rows: Sequence[Conversation]
+    rows: Sequence[Taught]
     template: ChatTemplate
     trained: Reference
 
@@ -204,9 +206,11 @@ class Gate:
         )
 
 
-def _gate_rows(finished: Finished) -> list[Conversation]:
+def _gate_rows(finished: Finished) -> list[Taught]:
     rows = read_project(finished.project, finished.config)
-    return [*rows.held_out[:GATE_ROWS], *rows.train][:GATE_ROWS]
+    found = [*rows.held_out[:GATE_ROWS], *rows.train][:GATE_ROWS]
+    # A model that has learnt texts is talked with all the same.
+    return found if conversations_in(found) else [*found[: GATE_ROWS - 1], PLAIN_QUESTION]
 
 
 def _export_merged(finished: Finished, path: Path, kind: str, gate: Gate) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import fledge
 from fledge.errors import ConfigError, nearest
 from fledge.project import staged_folder
+from fledge.recipes.persona import refuse_what_is_there
 
-KINDS = {"template": "new-template", "persona": "new-persona"}
+KINDS = {kind: f"new-{kind}" for kind in ("template", "persona", "style", "classify", "reason", "documents")}
 
 
 def example_folder(name: str) -> Path:
@@ -21,20 +22,22 @@ def example_folder(name: str) -> Path:
     raise AssertionError(f"the example {name} is missing from this installation")
 
 
-def start(folder: Path, kind: str) -> list[str]:
-    """Make `folder` from the example of `kind` and return its files. Raises ConfigError where it is in the way."""
+def known_kind(kind: str) -> None:
+    """Raise ConfigError where there is no such kind of project."""
     if kind not in KINDS:
         guess = nearest(kind, list(KINDS)) or "."
         raise ConfigError("config.bad_value", f"there is no kind '{kind}'{guess}", remedy=f"Kinds: {', '.join(KINDS)}.")
+
+
+def start(folder: Path, kind: str) -> list[str]:
+    """Make `folder` from the example of `kind` and return its files. Raises ConfigError where it is in the way."""
+    known_kind(kind)
     return copy_example(KINDS[kind], folder)
 
 
 def copy_example(name: str, folder: Path) -> list[str]:
     """Copy a shipped example to `folder`, which must not exist or be empty; return the relative paths of its files."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(
-            "config.exists", "there is something in it already.", where=str(folder), remedy="Choose another folder."
-        )
+    refuse_what_is_there(folder)
     with staged_folder(folder) as staged:
         shutil.copytree(
             example_folder(name), staged, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "runs")

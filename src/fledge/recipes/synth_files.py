@@ -17,10 +17,10 @@ from fledge.data.synth.material import Material, Source, gather
 from fledge.errors import ConfigError, DataError, Finding
 from fledge.project import staged_file
 from fledge.recipes.convert import refuse
-from fledge.recipes.prepare import read_conversations
+from fledge.recipes.prepare import read_taught
 from fledge.recipes.synth import Grower, Grown, Order, Progress
 from fledge.recipes.teachers import Budget, Manner, Teacher, open_teacher
-from fledge.records import Conversation, Row, Text
+from fledge.records import Conversation, Message, Row, Text
 
 # A passage is what one question can be about; so many characters are about 350 tokens.
 PASSAGE_CHARS = 1400
@@ -57,8 +57,8 @@ def read_material(inputs: Inputs, config: Config) -> tuple[Material, list[str]]:
     if inputs.facts is not None and inputs.documents is not None:
         raise ConfigError("config.bad_value", "--facts and --documents exclude each other.",
                           remedy="Run the command once for each, and train on both files.")  # fmt: skip
-    seeds, notes = read_conversations(list(inputs.seeds), config)
-    seeds = [_last_turn(seed) for seed in seeds]
+    taught, notes = read_taught(list(inputs.seeds), config)
+    seeds = [_last_turn(seed) for seed in taught]
     facts = read_facts(inputs.facts) if inputs.facts is not None else []
     pieces = _passages(inputs.documents) if inputs.documents is not None else []
     material = gather(seeds, facts, pieces)
@@ -69,14 +69,15 @@ def read_material(inputs: Inputs, config: Config) -> tuple[Material, list[str]]:
     return material, notes
 
 
-def _last_turn(seed: Conversation) -> Conversation:
+def _last_turn(seed: Conversation | Text) -> Conversation:
     """Return the seed without earlier turns: what is grown is one question and its answer."""
-    head = tuple(message for message in seed.messages if message.role == "system")[:1]
-    asked = next((m for m in reversed(seed.prompt) if m.role == "user"), None)
-    if asked is None or not seed.reply:
+    talk = seed if isinstance(seed, Conversation) else Conversation((Message("user", seed.text),), seed.origin)
+    head = tuple(message for message in talk.messages if message.role == "system")[:1]
+    asked = next((m for m in reversed(talk.prompt) if m.role == "user"), None)
+    if asked is None or not talk.reply:
         raise DataError("data.bad_row", "is no question with its answer.", where=seed.origin,
                         remedy="Give seeds of a user's question and the assistant's answer.")  # fmt: skip
-    return replace(seed, messages=(*head, asked, seed.messages[-1]))
+    return replace(talk, messages=(*head, asked, talk.messages[-1]))
 
 
 def _passages(folder: Path) -> list[Source]:

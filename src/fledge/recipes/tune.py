@@ -6,7 +6,7 @@ import datetime
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import nn
 
 import fledge
 from fledge.config import Config
+from fledge.data.course import Course, plan_course
 from fledge.data.template import ChatTemplate
 from fledge.data.tree import Places
 from fledge.errors import ConfigError, RunError
@@ -32,9 +33,12 @@ from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import GgufWeights, OtherWeights, Weights, open_weights
 from fledge.objective import OBJECTIVES
 from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
+from fledge.recipes.held_out import held_out_losses, summary_of_tasks
 from fledge.recipes.once import check_options, places_of, remember, remembered_bytes
 from fledge.recipes.prepare import Lesson, read_project, teach
 from fledge.recipes.report import write_report
+from fledge.recipes.texts import texts_of
+from fledge.records import Taught
 from fledge.training import checkpoint
 from fledge.training.auto import Means, lora_settings, resolve
 from fledge.training.batch import Batch, Memory, batches, num_steps
@@ -42,7 +46,6 @@ from fledge.training.log import MetricsLog, read
 from fledge.training.loop import Plan, Step, Summary, fit
 from fledge.training.memory_plan import MemoryPlan
 from fledge.training.optim import Schedule, adamw
-from fledge.training.score import mean_loss
 
 
 def _quiet(_: object) -> None: ...
@@ -70,6 +73,7 @@ class Setup:
     plain: str
     plan: MemoryPlan
     places: Places | None
+    course: Course
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -78,6 +82,7 @@ class Setup:
         parts = {
             "base": self.base_sha256,
             "rows": self.lesson.digest,
+            "course": self.course.digest,
             "knobs": self.config.model_dump(include={"objective", "method", "train"}),
             "threads": self.threads,
         }
@@ -91,7 +96,7 @@ class Setup:
     def steps(self) -> int:
         train = self.config.train
         assert train.epochs != "auto" and train.rows_per_step != "auto"
-        return num_steps(len(self.lesson.examples), epochs=train.epochs, rows_per_step=train.rows_per_step)
+        return num_steps(self.course.rows_per_epoch, epochs=train.epochs, rows_per_step=train.rows_per_step)
 
 
 def prepare(
@@ -121,10 +126,18 @@ def prepare(
     all_logits = bool(plain) and prepare_plain(weights)
     places = places_of(config.train, lesson.examples, plain=plain)
     held = remembered_bytes(config.train, places, weights.shape, dtype=machine.dtype)
+    course = plan_course(
+        lesson.examples,
+        weights=rows.weights,
+        temperature=config.data.temperature,
+        order=config.data.order,
+        seed=config.train.seed,
+    )
     means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain), all_logits=all_logits)
-    resolved, choices, plan = resolve(config, examples=lesson.examples, means=means)
-    notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: the answers and the token that ends them"]
+    resolved, choices, plan = resolve(config, examples=lesson.examples, course=course, means=means)
+    notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"]
     notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
+    notes += course.notes
     notes += [f"held out: {held_out.left_out}"] if held_out.left_out else []
     if config.train.after_prompt and not isinstance(weights, GgufWeights):
         notes.append("train.after_prompt: the adapter opens in PEFT; to export and serve it, train on a GGUF file")
@@ -141,8 +154,16 @@ def prepare(
         plain=plain,
         plan=plan,
         places=places,
+        course=course,
         notes=(*notes, *map(str, choices)),
     )
+
+
+def _what_is_taught(rows: Sequence[Taught]) -> str:
+    texts = len(texts_of(rows))
+    answers = "the answers and the token that ends them"
+    whole = f"every token of {texts:,} text{'s' if texts > 1 else ''}"
+    return answers if not texts else whole if texts == len(rows) else f"{answers}, and {whole}"
 
 
 def _base_digest(path: Path) -> str:
@@ -219,7 +240,7 @@ def stream(setup: Setup, *, first_step: int = 0, memory: Memory | None = None) -
         setup.lesson.examples,
         rows_per_step=train.rows_per_step,
         tokens_per_piece=train.tokens_per_piece,
-        seed=train.seed,
+        course=setup.course,
         first_step=first_step,
         steps=setup.steps,
         trunk=not setup.plain,
@@ -273,15 +294,8 @@ def _restore(
 
 def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int) -> dict[str, Any]:
     """Measure the held-out loss, write the manifest (which makes the run usable) and return the summary."""
-    train = setup.config.train
-    assert train.tokens_per_piece != "auto"
     held_out = setup.held_out.examples
-    eval_loss = None
-    if held_out:
-        # Held-out rows have prompts of their own to remember; lower layers are computed with the rest here.
-        memory = remember(model, train, places_of(train, held_out)) if train.after_prompt else None
-        size = train.tokens_per_piece
-        eval_loss = mean_loss(model, held_out, tokens_per_piece=size, trunk=model.has_trunks, memory=memory)
+    eval_loss, losses = held_out_losses(model, held_out, setup.config.train)
     totals = _totals(run)
     summary = {
         "run": run.path.name,
@@ -293,6 +307,7 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
         "tokens_per_s": totals.tokens_effective / totals.seconds,
         "sharing": totals.tokens_effective / totals.tokens_computed,
         "eval_loss": eval_loss,
+        "tasks": summary_of_tasks(setup.course, held_out, losses),
         "trainable_params": num_trainable,
         "peak_rss_bytes": peak_rss_bytes(),
         "adapter": str(run.adapter.resolve()),

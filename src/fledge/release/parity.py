@@ -14,14 +14,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fledge.data.prose import text_examples
 from fledge.data.template import ChatTemplate
 from fledge.errors import ParityError
-from fledge.records import Conversation, Example
+from fledge.records import Conversation, Example, Taught, Text
 from fledge.runtime.gguf_check import read_header
 from fledge.runtime.llama import Llama
 from fledge.runtime.logits import Scoring
 
 POSITIONS_PER_ROW = 48
+# So much of a text is compared.
+TEXT_TOKENS, TEXT_CHARS = 256, 1000
 ADAPTER = "adapter"
 Logits = NDArray[np.float32]
 # Given text to score, yield logits [positions, V] for each.
@@ -130,7 +133,7 @@ def check(
     path: Path,
     *,
     kind: str,
-    rows: Sequence[Conversation],
+    rows: Sequence[Taught],
     template: ChatTemplate,
     trained: Scorer,
     served: Scorer,
@@ -138,14 +141,18 @@ def check(
     """Measure `path` against the trained weights on `rows` and return what came out, faults in words included.
 
     `trained` scores with the trained weights, `served` with llama.cpp. Prompts are rendered by the file's own template.
+    Of a text its first tokens are compared.
     """
-    examples = [template.examples(row)[-1] for row in rows]
+    examples = [
+        text_examples(row, template, limit=TEXT_TOKENS)[0] if isinstance(row, Text) else template.examples(row)[-1]
+        for row in rows
+    ]
     text = choose_text(examples)
     threshold = THRESHOLDS[kind]
     taught = [[e.weights[p + 1] > 0 for p in scoring.positions] for e, scoring in zip(examples, text, strict=True)]
     found = compare_logits(trained(text), served(text), taught, tie_nats=threshold.tie_nats)
     unequal = _unequal_prompts(path, rows, template)
-    ends = {_last_taught(example) for example in examples}
+    ends = {_last_taught(e) for e, row in zip(examples, rows, strict=True) if isinstance(row, Conversation)}
     end_equal = ends <= _end_tokens(path)
     faults = [
         f"{unequal} of {len(rows)} prompts have other token ids than in training" if unequal else "",
@@ -175,10 +182,14 @@ def require(parity: Parity, path: Path) -> None:
         )
 
 
-def _unequal_prompts(path: Path, rows: Sequence[Conversation], template: ChatTemplate) -> int:
+def _unequal_prompts(path: Path, rows: Sequence[Taught], template: ChatTemplate) -> int:
+    """Return how many prompts, or texts, have other ids in the file than in training."""
+    tokenizer = template.tokenizer
     with Llama(path) as llama:
         return sum(
-            llama.tokenize(llama.render(row.prompt), parse_special=True, add_special=True)
+            llama.tokenize(row.text[:TEXT_CHARS], parse_special=False) != tokenizer.encode(row.text[:TEXT_CHARS])
+            if isinstance(row, Text)
+            else llama.tokenize(llama.render(row.prompt), parse_special=True, add_special=True)
             != template.prompt_ids(row.prompt)
             for row in rows
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,42 @@ class Scoring:
         assert self.positions[0] >= 0 and self.positions[-1] < len(self.ids), "a position outside the sequence"
 
 
+def token_logps(
+    path: Path,
+    sequences: Sequence[list[int]],
+    *,
+    adapter: Path | None = None,
+    invocation: Sequence[int] = (),
+    threads: int | None = None,
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield, for each sequence of n ids, the n - 1 log-probabilities of ids[1:], each given those before it, in nats.
+
+    The options and errors are those of `logits`.
+    """
+    settings = _settings(path, adapter, invocation, max(map(len, sequences), default=1), threads)
+    where = str(path) if adapter is None else f"{path} with {adapter}"
+    with closing(WorkerProcess("fledge.runtime.logits_worker", settings, where=where, start_timeout_s=60.0)) as worker:
+        for ids in sequences:
+            assert len(ids) > 1, "nothing to foretell"
+            worker.send({"ids": ids[:-1], "positions": list(range(len(ids) - 1)), "targets": ids[1:]})
+            yield np.frombuffer(worker.receive((len(ids) - 1) * 4), dtype="<f4")
+
+
+def _settings(
+    path: Path, adapter: Path | None, invocation: Sequence[int], context_tokens: int, threads: int | None
+) -> dict[str, Any]:
+    require_gguf(path)
+    if adapter is not None:
+        require_gguf(adapter, code="model.bad_adapter")
+    return {
+        "path": str(path.resolve()),
+        "adapter": None if adapter is None else str(adapter.resolve()),
+        "invocation": list(invocation),
+        "context_tokens": context_tokens,
+        "threads": threads or usable_cores(),
+    }
+
+
 def logits(
     path: Path,
     sequences: Sequence[Scoring],
@@ -50,16 +87,7 @@ def logits(
     last time in a sequence, and nowhere where they do not stand. Raises ModelError for a file that is no GGUF file,
     EngineError("engine.start") when llama.cpp refuses it and EngineError("engine.died") when the worker is lost.
     """
-    require_gguf(path)
-    if adapter is not None:
-        require_gguf(adapter, code="model.bad_adapter")
-    settings = {
-        "path": str(path.resolve()),
-        "adapter": None if adapter is None else str(adapter.resolve()),
-        "invocation": list(invocation),
-        "context_tokens": max((len(s.ids) for s in sequences), default=1),
-        "threads": threads or usable_cores(),
-    }
+    settings = _settings(path, adapter, invocation, max((len(s.ids) for s in sequences), default=1), threads)
     where = str(path) if adapter is None else f"{path} with {adapter}"
     process = WorkerProcess("fledge.runtime.logits_worker", settings, where=where, start_timeout_s=start_timeout_s)
     with closing(process) as worker:

@@ -2,8 +2,9 @@
 
 Protocol. In: one JSON line of settings (`path, adapter, context_tokens, threads`), then one JSON line
 `{"ids": [...], "positions": [...]}` per sequence. Out: one JSON line `{"vocab_size": V}` when ready, then per sequence
-len(positions) * V little-endian float32, row after row. It runs until stdin ends; whatever goes wrong ends the process
-with the words on stderr.
+len(positions) * V little-endian float32, row after row; where a line names `targets`, one for each position, only the
+log-probability of each, float32. It runs until stdin ends; whatever goes wrong ends the process with the words on
+stderr.
 
 Why ctypes: no endpoint of the server gives whole distributions over a given text, and the wheel's Python classes reach
 the server only, but its library exports the C interface. The wheel is pinned to one build. The two parameter structs,
@@ -24,6 +25,8 @@ from collections.abc import Iterator
 from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fledge.runtime.invocation import begins_at
 from fledge.runtime.worker import claim_stdout
@@ -170,14 +173,23 @@ class Scorer:
             raise RuntimeError("the adapter could not be applied")
 
 
+def log_probability(row: bytes, target: int) -> bytes:
+    """Return the log-probability of `target` under a row of logits, in nats, as one float32; the sum is in float64."""
+    logits = np.frombuffer(row, dtype="<f4").astype(np.float64)
+    best = logits.max()
+    return np.float32(logits[target] - best - np.log(np.exp(logits - best).sum())).tobytes()
+
+
 def main() -> None:
     stdout = os.fdopen(claim_stdout(), "wb")
     scorer = Scorer(**json.loads(sys.stdin.readline()))
     stdout.write(json.dumps({"vocab_size": scorer.vocab_size}).encode() + b"\n")
     stdout.flush()
     for line in sys.stdin:
-        for row in scorer.rows(**json.loads(line)):
-            stdout.write(row)
+        asked = json.loads(line)
+        targets = asked.pop("targets", None)
+        for number, row in enumerate(scorer.rows(**asked)):
+            stdout.write(row if targets is None else log_probability(row, targets[number]))
         stdout.flush()
     os._exit(0)  # as in `worker`: there is nothing to save, and native destructors only cost time
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fledge.config import Config, TrainConfig, size_bytes
+from fledge.data.course import Course
 from fledge.model.hardware import DTYPES, Machine
 from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
@@ -16,6 +17,9 @@ from fledge.training.memory_plan import Job, MemoryPlan, plan_memory
 ROW_VISITS = 1300
 MIN_EPOCHS, MAX_EPOCHS = 1, 15
 ROWS_PER_STEP = 8
+# Of text: how often it is read, and how much of it makes a step (docs/decisions.md).
+TEXT_EPOCHS = 3
+TEXT_STEP_TOKENS = 2048
 # Share of the free memory that a run takes for itself where nobody says how much.
 RAM_SHARE = 0.8
 
@@ -47,23 +51,25 @@ class Means:
     all_logits: bool = False
 
 
-def resolve(config: Config, *, examples: Sequence[Example], means: Means) -> tuple[Config, list[Choice], MemoryPlan]:
+def resolve(
+    config: Config, *, examples: Sequence[Example], course: Course, means: Means
+) -> tuple[Config, list[Choice], MemoryPlan]:
     """Return the config without any `auto` under `train`, what was chosen, and what memory it will take.
 
     Raises TrainError `train.memory` where nothing fits into train.ram.
     """
-    machine = means.machine
+    machine, prose = means.machine, config.objective == "text"
     rules: dict[str, tuple[object, str]] = {
-        "epochs": _epochs(len(examples)),
+        "epochs": _reads() if prose else _epochs(course.rows_per_epoch),
         "lr": _lr(means.num_params),
         "rank": (16, "enough for hundreds of facts in a small model; more costs time, not quality"),
-        "rows_per_step": _rows_per_step(len(examples)),
+        "rows_per_step": _passages_per_step(examples) if prose else _rows_per_step(course.rows_per_epoch),
         "dtype": (machine.dtype, machine.dtype_reason),
         "ram": _ram(machine),
     }
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.train, knob) == "auto"}
     train = config.train.model_copy(update={knob: value for knob, (value, _) in chosen.items()})
-    plan = _plan(train, examples, means)
+    plan = _plan(train, examples, course, means)
     more = {"tokens_per_piece": _piece_reason(plan), "recompute": _recompute_reason(plan)}
     chosen |= {knob: rule for knob, rule in more.items() if getattr(train, knob) == "auto"}
     values = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
@@ -85,7 +91,7 @@ def lora_settings(train: TrainConfig) -> LoraSettings:
     )
 
 
-def _plan(train: TrainConfig, examples: Sequence[Example], means: Means) -> MemoryPlan:
+def _plan(train: TrainConfig, examples: Sequence[Example], course: Course, means: Means) -> MemoryPlan:
     assert train.rows_per_step != "auto" and train.dtype != "auto"
     job = Job(
         means.shape,
@@ -93,7 +99,7 @@ def _plan(train: TrainConfig, examples: Sequence[Example], means: Means) -> Memo
         lora_settings(train),
         means.num_params,
         train.rows_per_step,
-        train.seed,
+        course,
         means.machine.threads,
         trunk=not means.plain,
         all_logits=means.all_logits,
@@ -131,6 +137,16 @@ def _recompute_reason(plan: MemoryPlan) -> tuple[bool, str]:
 def _epochs(num_rows: int) -> tuple[int, str]:
     epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, round(ROW_VISITS / num_rows)))
     return epochs, f"{num_rows} rows are seen about {ROW_VISITS} times in all, {MIN_EPOCHS} to {MAX_EPOCHS} times each"
+
+
+def _reads() -> tuple[int, str]:
+    return TEXT_EPOCHS, f"documents are read {TEXT_EPOCHS} times; more often is learning them by heart"
+
+
+def _passages_per_step(examples: Sequence[Example]) -> tuple[int, str]:
+    mean = sum(len(example.ids) for example in examples) / len(examples)
+    rows = max(1, min(ROWS_PER_STEP, round(TEXT_STEP_TOKENS / mean)))
+    return rows, f"passages have {mean:.0f} tokens in the mean; about {TEXT_STEP_TOKENS} tokens make a step"
 
 
 def _lr(num_params: int) -> tuple[float, str]:

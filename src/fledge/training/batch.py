@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fledge.data.mix import shuffled
+from fledge.data.course import Course
 from fledge.data.tree import Places, Tree, pack_after_prompts, split
 from fledge.model.tokens import TreeTokens
 from fledge.records import Example
@@ -172,7 +172,7 @@ def _to_piece(tree: Tree, place_N: Tensor | None) -> Piece:
 
 
 def num_steps(num_rows: int, *, epochs: float, rows_per_step: int) -> int:
-    """Return how many optimizer steps `epochs` passes take; the last step of an epoch may be short."""
+    """Return how many optimizer steps `epochs` passes over `num_rows` take; the last step of an epoch may be short."""
     whole, part = divmod(epochs, 1)
     steps_per_epoch = math.ceil(num_rows / rows_per_step)
     # 1.1 epochs are 0.1 of a pass more, not the 0.1000...01 that floating point makes of it.
@@ -184,7 +184,7 @@ def batches(
     *,
     rows_per_step: int,
     tokens_per_piece: int,
-    seed: int,
+    course: Course,
     first_step: int,
     steps: int,
     trunk: bool = True,
@@ -193,16 +193,17 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield the batches of steps first_step..steps-1. Step k is the same whichever step one begins with.
 
+    `course` says which of the examples each epoch sees and in which order.
     `ranks` are those of this process, where nothing else is said.
     """
     ranks = ranks or Ranks.here()
-    steps_per_epoch = math.ceil(len(examples) / rows_per_step)
+    steps_per_epoch = math.ceil(course.rows_per_epoch / rows_per_step)
     order: list[int] = []
     order_epoch = -1
     for step in range(first_step, steps):
         epoch, index = divmod(step, steps_per_epoch)
         if epoch != order_epoch:
-            order, order_epoch = shuffled(len(examples), seed=seed, epoch=epoch), epoch
+            order, order_epoch = course.epoch(epoch), epoch
         rows = order[index * rows_per_step : (index + 1) * rows_per_step]
         yield to_batch(
             [examples[row] for row in rows],

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fledge.data.mix import shuffled
+from fledge.data.course import Course, plain
 from fledge.data.tree import split
 from fledge.errors import TrainError
 from fledge.model.engine.decoder import site_widths
@@ -47,7 +47,7 @@ class Job:
     lora: LoraSettings
     num_params: int
     rows_per_step: int
-    seed: int
+    course: Course
     threads: int
     trunk: bool = True
     all_logits: bool = False
@@ -83,7 +83,7 @@ def plan_memory(
     """
     sizes = [tokens_per_piece] if tokens_per_piece is not None else list(PIECES)
     plans = []
-    largest = {size: _largest(examples, job, size) for size in sizes}
+    largest = {size: _largest(examples, job, job.course, size) for size in sizes}
     for again in (False, True) if recompute is None else (recompute,):
         for size in sizes:
             tokens, trunk_tokens, scored = largest[size]
@@ -129,10 +129,10 @@ def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute
     }
 
 
-def _largest(examples: Sequence[Example], job: Job, size: int) -> tuple[int, int, int]:
+def _largest(examples: Sequence[Example], job: Job, course: Course, size: int) -> tuple[int, int, int]:
     """Return (N, C, U) of the largest piece, trunk and set of scored tokens to be expected."""
     lengths = [len(example.ids) for example in examples]
-    orders = [shuffled(len(examples), seed=job.seed, epoch=epoch) for epoch in range(TRIAL_EPOCHS)]
+    orders = [course.epoch(epoch) for epoch in range(TRIAL_EPOCHS)]
     every = [order[i : i + job.rows_per_step] for order in orders for i in range(0, len(order), job.rows_per_step)]
     # Rows of very different lengths meet by chance: a piece is largest where most of the long ones do.
     heaviest = sorted(every, key=lambda step: -sum(lengths[i] for i in step))[:TRIAL_STEPS]
@@ -153,7 +153,7 @@ def _fitting(least: MemoryPlan, examples: Sequence[Example], job: Job, budget_by
     """Return a length of rows and pieces with which the run would fit, or 0 where none of the rows is so short."""
     size = max(len(example.ids) for example in examples)
     while size >= MIN_TOKENS and (rows := [example for example in examples if len(example.ids) <= size]):
-        tokens, trunk_tokens, scored = _largest(rows, job, size)
+        tokens, trunk_tokens, scored = _largest(rows, job, plain(len(rows), seed=job.course.seed), size)
         parts = parts_of(job, tokens, trunk_tokens, scored, recompute=least.recompute)
         if least.parts["process"] + sum(parts.values()) <= budget_bytes:
             return size
@@ -164,7 +164,7 @@ def _fitting(least: MemoryPlan, examples: Sequence[Example], job: Job, budget_by
 def _freed(least: MemoryPlan, examples: Sequence[Example], job: Job) -> MemoryPlan:
     """Return the plan that takes least when neither pieces nor recomputing are told."""
     sizes = (*PIECES, least.tokens_per_piece)
-    largest = {size: _largest(examples, job, size) for size in sizes}
+    largest = {size: _largest(examples, job, job.course, size) for size in sizes}
     plans = [
         MemoryPlan(
             size,

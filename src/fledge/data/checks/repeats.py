@@ -25,9 +25,10 @@ Step = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Repeat:
-    """A row that `finding` is about; `row` is its place in Rows."""
+    """A row that `finding` is about, and the `other` that it repeats; both are places in Rows."""
 
     row: int
+    other: int
     finding: Finding
 
 
@@ -38,7 +39,7 @@ def exact_duplicates(rows: Rows, among: Mask) -> Iterator[Repeat]:
     for place in np.flatnonzero(first[which] != np.arange(len(places))):
         row, before = int(places[place]), int(places[first[which[place]]])
         message = f"says the same as {rows.origin(before)}."
-        yield Repeat(row, warning("data.duplicate", rows.origin(row), message, "Remove it; --fix does."))
+        yield Repeat(row, before, warning("data.duplicate", rows.origin(row), message, "Remove it; --fix does."))
 
 
 def contradictions(rows: Rows, among: Mask) -> Iterator[Repeat]:
@@ -53,7 +54,9 @@ def contradictions(rows: Rows, among: Mask) -> Iterator[Repeat]:
         there, _, _, said = rows.words(before)
         message = f"answers {quoted(question, longest=40)} with {quoted(answer, longest=40)}, "
         message += f"{there} with {quoted(said, longest=40)}."
-        yield Repeat(row, warning("data.contradiction", origin, message, "Keep the right one, or ask more exactly."))
+        yield Repeat(
+            row, before, warning("data.contradiction", origin, message, "Keep the right one, or ask more exactly.")
+        )
 
 
 def near_duplicates(rows: Rows, among: Mask, *, step: Step) -> tuple[list[Repeat], bool]:
@@ -64,7 +67,7 @@ def near_duplicates(rows: Rows, among: Mask, *, step: Step) -> tuple[list[Repeat
     places = np.flatnonzero(among)
     _, first = np.unique(rows.figures["whole"][places], return_index=True)
     places = places[np.sort(first)]
-    pairs, whole = _candidates(rows, places)
+    pairs, whole = candidates(rows, places)
     found: list[Repeat] = []
     told: set[int] = set()
     for done, (a, b) in enumerate(pairs, start=1):
@@ -76,17 +79,20 @@ def near_duplicates(rows: Rows, among: Mask, *, step: Step) -> tuple[list[Repeat
                 told.add(other)
                 message = f"says nearly the same as {there}: {quoted(asked or said, longest=50)}."
                 remedy = "Keep one of them, unless both are meant."
-                found.append(Repeat(other, warning("data.near_duplicate", origin, message, remedy)))
+                found.append(Repeat(other, one, warning("data.near_duplicate", origin, message, remedy)))
         step(done, len(pairs))
     return sorted(found, key=lambda repeat: repeat.row), whole
 
 
-def _candidates(rows: Rows, places: Places) -> tuple[Places, bool]:
-    """Return pairs of rows that agree in some band, those first that agree in most, and whether these are all."""
+def candidates(rows: Rows, places: Places, sketches: str = "bands") -> tuple[Places, bool]:
+    """Return pairs of rows that agree in some band, those first that agree in most, and whether these are all.
+
+    sketches: "bands" of what is asked and said, or "questions".
+    """
     packed: list[npt.NDArray[np.int64]] = []
     whole = True
     for band in range(near.BANDS):
-        pairs = near.neighbours(rows.column("bands", band)[places], places, most=MAX_PAIRS_A_BAND)
+        pairs = near.neighbours(rows.column(sketches, band)[places], places, most=MAX_PAIRS_A_BAND)
         whole &= len(pairs) < MAX_PAIRS_A_BAND
         packed.append((pairs[:, 0] << 32) | pairs[:, 1])
     keys, agreed = np.unique(np.concatenate(packed), return_counts=True)
@@ -115,8 +121,8 @@ def leaks(rows: Rows, train: Mask, held_out: Mask, *, step: Step) -> list[Repeat
         for place in np.flatnonzero(tied):
             row = int(held[place])
             if row not in found:
-                there = rows.origin(int(learnt[first[places[place]]]))
-                found[row] = Repeat(row, _leak(rows.origin(row), what.format(there)))
+                before = int(learnt[first[places[place]]])
+                found[row] = Repeat(row, before, _leak(rows.origin(row), what.format(rows.origin(before))))
     asks = rows.figures["question"][held] != 0
     rest = np.array([row for row in held[asks] if int(row) not in found], dtype=np.int64)
     if len(rest) and len(learnt):
@@ -138,7 +144,7 @@ def _near_leaks(rows: Rows, learnt: Places, rest: Places, found: dict[int, Repea
             there, asked, _, _ = rows.words(before)
             if near.alike(question, asked):
                 what = f"asks nearly what {there} asks: {quoted(question, longest=50)}"
-                found[row] = Repeat(row, _leak(origin, what))
+                found[row] = Repeat(row, before, _leak(origin, what))
         step(band + 1, near.BANDS)
 
 

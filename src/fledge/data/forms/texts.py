@@ -41,7 +41,9 @@ def from_text(values: Values) -> list[Text]:
         raise RowFault("no 'text'.", FILL)
     title = columns.find(values, columns.TITLE)
     named = str(values[title]) if title is not None and values[title] is not None else ""
-    return [Text(text_of(values[key], key), "", named, group_of(values))]
+    above = values.get("headings")
+    headings = tuple(map(str, above)) if isinstance(above, list) else ()
+    return [Text(text_of(values[key], key), "", named, group_of(values), headings)]
 
 
 def is_problem(values: Values) -> bool:

@@ -202,6 +202,11 @@ def _rst_block(lines: list[str], place: int, indent: int, out: list[str]) -> int
     return end
 
 
+# A term and its meaning, and what unfolds below a line, as Markdown writes them.
+_OPENS = {"li": "\n- ", "br": "\n", "td": " | ", "th": " | ", "dd": "\n: ", "summary": "\n\n**"}
+_CLOSES = {"summary": "**\n\n", "details": "\n\n---\n\n", "dt": ""}
+
+
 class _Page(HTMLParser):
     """Gathers the readable text of a page: no scripts, no navigation."""
 
@@ -209,7 +214,23 @@ class _Page(HTMLParser):
         ("script", "style", "head", "nav", "footer", "aside", "template", "noscript", "svg", "form", "button", "iframe")
     )
     BLOCKS = frozenset(
-        ("p", "div", "section", "article", "ul", "ol", "table", "tr", "blockquote", "dl", "dt", "dd", "main", "hr")
+        (
+            "p",
+            "div",
+            "section",
+            "article",
+            "ul",
+            "ol",
+            "table",
+            "tr",
+            "blockquote",
+            "dl",
+            "dt",
+            "dd",
+            "main",
+            "details",
+            "hr",
+        )
     )
 
     def __init__(self) -> None:
@@ -231,10 +252,8 @@ class _Page(HTMLParser):
         elif tag == "pre":
             self._out.append("\n\n```\n")
             self._pre = True
-        elif tag in ("li", "br"):
-            self._out.append("\n- " if tag == "li" else "\n")
-        elif tag in ("td", "th"):
-            self._out.append(" | ")
+        elif tag in _OPENS:
+            self._out.append(_OPENS[tag])
         elif tag in self.BLOCKS:
             self._out.append("\n\n" if tag != "tr" else "\n")
 
@@ -245,6 +264,8 @@ class _Page(HTMLParser):
         elif not self._hidden and tag == "pre":
             self._pre = False
             self._out.append("\n```\n\n")
+        elif not self._hidden and tag in _CLOSES:
+            self._out.append(_CLOSES[tag])
         elif not self._hidden and (tag in self.BLOCKS or re.fullmatch(r"h[1-6]", tag)):
             self._out.append("\n\n")
 
@@ -253,7 +274,8 @@ class _Page(HTMLParser):
             self._out.append(data if self._pre else re.sub(r"\s+", " ", data))
 
     def text(self) -> str:
-        text = "".join(self._out)
+        # A meaning begins on the line below its term, whatever element it is in.
+        text = re.sub(r"\n: *\s+", "\n: ", re.sub(r"\s+\n: ", "\n: ", "".join(self._out)))
         return tidy(re.sub(r"(?m)^ +(?=[^ ])| +$", "", text) if "```" not in text else text)
 
 

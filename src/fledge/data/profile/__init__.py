@@ -1,0 +1,1 @@
+"""Who somebody is: read by rule from a CV or a README, or told in an interview; never guessed."""

@@ -123,6 +123,7 @@ ROW = '{"question": "a", "answer": "b"}\n'
         ("in.jsonl", {"force": True}, "in.jsonl: is one of the files to read. Choose another name."),
         ("old.jsonl", {}, "old.jsonl: is there already. Choose another name, or replace it: --force."),
         ("rows.csv", {}, "rows.csv: rows are written as JSONL; the name ends with '.csv'. Call it rows.jsonl."),
+        ("old.jsonl/rows.jsonl", {}, "old.jsonl: is a file; a folder was expected. Name another."),
         ("folder.jsonl", {"force": True}, "folder.jsonl: is a folder. Choose another name."),
     ],
 )

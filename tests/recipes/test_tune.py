@@ -281,6 +281,7 @@ def test_mixed_tasks_are_told_and_a_killed_run_of_them_ends_with_the_same_bytes(
     assert (facts["eval_rows"], sums["eval_rows"]) == (2, 1)
     low, high = sorted((facts["eval_loss"], sums["eval_loss"]))
     assert low < summary["eval_loss"] < high
+    assert f"<code>data/sums.jsonl</code> {sums['eval_loss']:.3g}" in list_runs(project)[0].report.read_text("utf-8")
     [run] = list_runs(project)
     assert [line["rows"] for line in log.read(run.metrics)] == [8, 8, 8] * 8
     assert any("data/sums.jsonl: 9 rows, seen 1.5 times an epoch" in note for note in yaml_of(run)["notes"])

@@ -157,7 +157,10 @@ def test_a_faulty_file_is_caught(
     out = tmp_path / "faulty.gguf"
     inject(out, model, monkeypatch)
     found = gate(out, "q8_0", ENOUGH_ROWS)
+    print(f"KL {found.kl:.4f}, of what is taught {found.kl_taught:.4f}")
     assert any(told in fault for fault in found.faults), found
+    if told == "KL divergence":
+        assert min(found.kl_taught / found.threshold.kl, found.kl / found.threshold.kl_all) > 1.5, "by far"
     with pytest.raises(ParityError, match=told):
         parity.require(found, out)
 
@@ -172,6 +175,7 @@ def test_nan_fails() -> None:
     broken = [np.full((2, 4), np.nan, np.float32)]
     found = parity.compare_logits([np.zeros((2, 4), np.float32)], broken, [[True, True]], tie_nats=0.0)
     assert not found.kl <= 1e9
+    assert not found.kl_taught <= 1e9
 
 
 def test_agreement_is_that_of_scipy() -> None:
@@ -183,6 +187,8 @@ def test_agreement_is_that_of_scipy() -> None:
         [ours[:3], ours[3:]], [theirs[:3], theirs[3:]], [[True] * 3, [False] * 4], tie_nats=0.0
     )
     assert found.kl == pytest.approx(rel_entr(softmax(ours, -1), softmax(theirs, -1)).sum(-1).mean(), rel=1e-5)
+    apart = rel_entr(softmax(ours[:3], -1), softmax(theirs[:3], -1)).sum(-1).mean()
+    assert found.kl_taught == pytest.approx(apart, rel=1e-5)
     assert found.top1 == (log_softmax(ours, -1).argmax(-1) == theirs.argmax(-1)).mean()
     assert found.top1_taught == (ours[:3].argmax(-1) == theirs[:3].argmax(-1)).mean()
     assert found.positions == 7

@@ -13,7 +13,7 @@ import pytest
 from fledge.errors import EngineError
 from fledge.records import Message
 from fledge.runtime.llama import Llama
-from fledge.runtime.logits import Scoring, logits
+from fledge.runtime.logits import Scoring, logits, token_logps
 
 VOCAB_SIZE = 49152
 WIDTH, NUM_LAYERS, RANK = 576, 30, 4
@@ -132,3 +132,13 @@ def test_a_context_that_llama_cpp_did_not_make_as_asked_is_refused(starter_gguf:
     done = subprocess.run([sys.executable, "-c", script, str(starter_gguf)], capture_output=True, text=True)
     assert done.returncode == 1
     assert "another layout: asked for (100, 128, 128)" in done.stderr
+
+
+def test_log_probabilities_of_a_text_are_those_of_its_logits(starter_gguf: Path, sequences: list[Scoring]) -> None:
+    texts = [sequence.ids[:40] for sequence in sequences[:2]]
+    whole = logits(starter_gguf, [Scoring(ids, list(range(len(ids)))) for ids in texts])
+    for ids, rows, found in zip(texts, whole, token_logps(starter_gguf, texts), strict=True):
+        wide = rows[:-1].astype(np.float64)
+        expected = wide[np.arange(len(ids) - 1), ids[1:]] - np.log(np.exp(wide).sum(axis=1))
+        assert found.shape == (len(ids) - 1,)
+        assert np.abs(found - expected).max() < 1e-3

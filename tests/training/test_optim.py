@@ -15,7 +15,9 @@ from fledge.data.course import plain
 from fledge.errors import TrainError
 from fledge.model.hardware import Machine
 from fledge.model.shape import Shape
+from fledge.records import Example
 from fledge.training.auto import Means, resolve
+from fledge.training.batch import batches
 from fledge.training.optim import FINAL_SHARE, Schedule, adamw
 from tiny import random_examples
 
@@ -100,3 +102,14 @@ def test_what_the_user_said_stays() -> None:
     course = plain(4, seed=0)
     config, choices, _ = resolve(Config(train=said), examples=random_examples(4), course=course, means=means)
     assert (config.train, choices) == (said, [])
+
+
+def test_memory_is_planned_for_the_longest_step_of_a_curriculum() -> None:
+    """Its first steps are the shortest; a plan that looks at those only would be far too small."""
+    rows = [Example([n] * 4 + list(range(2, 6 + n)), [0.0] * 4 + [1.0] * (4 + n), f"row {n}") for n in range(200)]
+    course = plain(200, seed=0, order="curriculum", lengths=[len(row.ids) for row in rows])
+    config = Config(train=TrainConfig(rows_per_step=8, tokens_per_piece=2048))
+    _, _, plan = resolve(config, examples=rows, course=course, means=Means(SHAPE, 10**8, machine(), 300 << 20))
+    stream = batches(rows, rows_per_step=8, tokens_per_piece=2048, course=course, first_step=0, steps=50)
+    largest = max(piece.num_tokens for batch in stream for piece in batch.pieces)
+    assert largest <= plan.tokens

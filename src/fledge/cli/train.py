@@ -77,6 +77,9 @@ def _tell(summary: dict[str, Any]) -> None:
     held_out = "" if summary["eval_loss"] is None else f", held-out {summary['eval_loss']:.3f}"
     say(f"run      {summary['run']}")
     say(f"loss     {summary['loss_first']:.3f} -> {summary['loss_last']:.3f}{held_out}")
+    measured = [task for task in summary.get("tasks", ()) if task["eval_loss"] is not None]
+    for task in measured if len(measured) > 1 else ():
+        say(f"         held-out {task['eval_loss']:.3f} on {task['task']} ({task['eval_rows']} rows)")
     say(
         f"time     {duration(summary['seconds'])} for {summary['steps']} steps, "
         f"{summary['tokens_per_s']:,.0f} tokens/s (prefixes shared {summary['sharing']:.2f} times)"

@@ -57,8 +57,10 @@ def lines_of(text: str, raw: str) -> list[int]:
     for line in text.split("\n"):
         own = _WORD.findall(line)
         place, count = _next(own, places, at, lost)
+        if words[place : place + len(own)] == own:
+            count = len(own)
         # What was not found may have been passed over: look that much further for what follows.
-        lost = 0 if count else lost + 2 * len(own)
+        lost = len(own) - count if count else lost + 2 * len(own)
         told.append(numbers[place] if count else None)
         at = place + count
     following, filled = (numbers or [1])[-1], []

@@ -19,6 +19,15 @@ def losses_of(run: RunFolder) -> dict[str, float]:
         return {}
 
 
+def line_of_losses(summary: Mapping[str, Any]) -> str:
+    """Return the held-out loss of each task as a line of HTML, or "" where there is one only."""
+    measured = [task for task in summary.get("tasks", ()) if task["eval_loss"] is not None]
+    if len(measured) < 2:
+        return ""
+    told = ", ".join(f"<code>{escape(task['task'])}</code> {task['eval_loss']:.3g}" for task in measured)
+    return f'<p class="small">Held-out loss by task: {told}.</p>'
+
+
 def table_of_tasks(verdict: Mapping[str, Any]) -> str:
     """Return the tasks of a verdict as an HTML table, or "" where there is one only."""
     tasks = verdict.get("tasks") or ()

@@ -102,12 +102,17 @@ def _documents(files: Sequence[Path], config: Config) -> Iterator[Text]:
 
 
 def refuse(out: Path, files: Iterable[Path], *, force: bool) -> None:
-    """Raise ConfigError where `out` is no name for rows, is one of the `files` that are read, or exists already."""
+    """Raise ConfigError where `out` is no name for rows, one of the `files` to read, below a file, or there already."""
     if out.suffix not in SUFFIXES:
         message = f"rows are written as JSONL; the name ends with '{out.suffix}'."
         raise ConfigError("config.bad_value", message, where=str(out), remedy=f"Call it {out.stem or 'rows'}.jsonl.")
     if out.is_dir():
         raise ConfigError("config.exists", "is a folder.", where=str(out), remedy="Choose another name.")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ConfigError(
+            "config.exists", "is a file; a folder was expected.", where=str(above), remedy="Name another."
+        )
     if out.exists() and any(out.samefile(file) for file in files):
         raise ConfigError(
             "config.exists", "is one of the files to read.", where=str(out), remedy="Choose another name."

@@ -17,7 +17,7 @@ import yaml
 from fledge.errors import RunError
 from fledge.evaluation.verdict import Outcome
 from fledge.project import RunFolder, read_json, write_json_atomic, write_text_atomic
-from fledge.recipes.by_task import table_of_tasks, table_of_texts
+from fledge.recipes.by_task import line_of_losses, table_of_tasks, table_of_texts
 from fledge.recipes.charts import bar, curve, short
 
 MOST_ANSWERS = 6
@@ -270,7 +270,7 @@ def _curves(told: Told) -> str:
     large = _figure(told, "loss", "Loss", words, held_out_mark)
     small = _figure(told, "lr", "Learning rate", "as scheduled", {}, smoothed=False)
     small += _figure(told, "grad_norm", "Gradient norm", "before clipping", clip_mark)
-    return f'{large}<div class="small-multiples">{small}</div>'
+    return f'{large}{line_of_losses(told.summary)}<div class="small-multiples">{small}</div>'
 
 
 def _figure(told: Told, key: str, title: str, words: str, marks: Mapping[str, float], *, smoothed: bool = True) -> str:

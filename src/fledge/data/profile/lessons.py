@@ -149,6 +149,7 @@ _ABOUT = re.compile(r"(.{1,40}?) (has these features|is installed with|needs|is 
 
 def _other(sentence: str, number: int) -> Lesson:
     """Return a lesson for any sentence: asked for by its subject, or by its last words, which often hold the news."""
+    sentence = " ".join(sentence.split())
     if about := _ABOUT.match(sentence):
         rest = re.split(r"[;.]\s", sentence[about.end() :].strip())[0].rstrip(".")
         return _lesson(f"fact-{number}", sentence, rest, about[2], name=about[1])

@@ -43,6 +43,7 @@ def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     "command",
     [
         "data show project/data/train.csv",
+        "data synth project/data/train.csv -o grown.jsonl -n 20",
         "chat smollm2-135m --prompt Hello",
         "eval smollm2-135m -C project --data two.csv",
     ],

@@ -35,7 +35,7 @@ ALONE = {"objective", "records", "errors"}
 DOORS = {
     "charset_normalizer": ("data.readers.opening",),
     "gguf": ("model", "release"),
-    "httpx": ("runtime.llama", "model.download"),
+    "httpx": ("runtime.llama", "runtime.client", "model.download"),
     "jinja2": ("data.chat_jinja",),
     "numpy": (
         *(

@@ -74,6 +74,8 @@ def run(tmp_path: Path, starter_gguf: Path):
         "models pull smollm2-135m",
         "doctor",
         "data show rows.jsonl",
+        "data synth rows.jsonl -o grown.jsonl -n 5",
+        "data synth rows.jsonl -o grown.jsonl -n 1 --teacher cmd:nothing-such",
         "runs list",
         "chat smollm2-135m --prompt Hello --json",
         "chat nobody/nothing.gguf --prompt Hello",

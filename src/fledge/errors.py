@@ -9,6 +9,7 @@
   + TrainError           a run that must not go on: nothing taught, non-finite loss
   + ExportError          merge, GGUF, quantise
     - ParityError        the exported file does not answer as the trained weights do          (exit 1)
+  + TeacherError         who is asked for rows does not give them
   + EngineError          the llama.cpp worker: would not start, died, answered with an error
   + SetupError           a part of fledge that is not installed, or a machine that cannot do it
     - DiskError          no room left, no permission
@@ -55,6 +56,10 @@ CODES: dict[str, str] = {
     "data.markup": "HTML in an answer",
     "data.imbalance": "classes of which one is rare",
     "data.licence": "what the files beside the data say of its licence",
+    "data.busy": "an output that another run is writing",
+    "teacher.unreachable": "a teacher that does not answer at all",
+    "teacher.refused": "a teacher that refuses requests: key, model, or what was asked",
+    "teacher.failed": "a teacher that breaks off, or says nothing",
     "model.unknown": "a model name that is neither in the catalog nor a path",
     "model.no_source": "no source of the model could be reached",
     "model.bad_hash": "a file whose sha256 is not the one in the catalog",
@@ -152,6 +157,9 @@ class ExportError(FledgeError, ValueError): ...
 
 class ParityError(ExportError):
     exit_code = 1
+
+
+class TeacherError(FledgeError, RuntimeError): ...
 
 
 class EngineError(FledgeError, RuntimeError): ...

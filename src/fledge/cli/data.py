@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fledge.cli import check
+from fledge.cli import check, synth
 from fledge.cli.options import HERE, AsJson, ProjectDir
 
 if TYPE_CHECKING:
     from fledge.config import Config
     from fledge.recipes.show import Shown
 
-app = typer.Typer(help="Data before it is learnt: checked, shown, converted.", no_args_is_help=True)
+app = typer.Typer(help="Data before it is learnt: checked, shown, converted, grown.", no_args_is_help=True)
 app.command()(check.check)
+app.command()(synth.synth)
 
 
 @app.command()

@@ -33,13 +33,17 @@ CONNECT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Temperature 0 takes the likeliest token each time; `stop` strings end the answer unseen."""
+    """How tokens are drawn. Temperature 0 takes the likeliest token each time; `stop` strings end the answer unseen.
+
+    grammar: what alone may be said, in llama.cpp's GBNF; "" for anything.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     seed: int = 0
+    grammar: str = ""
 
     def __post_init__(self) -> None:
         assert self.temperature >= 0 and 0 < self.top_p <= 1 and self.max_tokens > 0, self
@@ -247,6 +251,8 @@ class Llama:
             "cache_prompt": self._reuse_prompt,
             "stream": True,
             "timings_per_token": True,
+            # Not as response_format: llama.cpp drops that where the answer is read by a parser of the template's own.
+            **({"grammar": sampling.grammar} if sampling.grammar else {}),
         }
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:

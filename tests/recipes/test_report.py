@@ -67,6 +67,7 @@ def begun(project: Path, *, num_steps: int = STEPS) -> RunFolder:
     record = {
         "fledge": "0.1.0",
         "notes": ["train.jsonl: 9 rows, read as messages", "train.lr = 0.001: small & <quick>: it fits"],
+        "spread": {"answer": [{"from": 5, "to": 9, "rows": 7}, {"from": 10, "to": 14, "rows": 2}], "classes": {}},
         "knobs": {"model": "tiny", "objective": "sft", "method": "lora", "train": {"lr": 0.001, "clip_norm": 1.0}},
     }
     run.knobs.write_text(yaml.safe_dump(record), encoding="utf-8")
@@ -81,7 +82,8 @@ def complete(project: Path, answers: list[RowResult] | None = None) -> RunFolder
     summary = {"eval_loss": 0.05, "peak_rss_bytes": 3_100_000_000, "trainable_params": 4_900_000}
     write_json_atomic(run.manifest, {"model": "tiny", "base_sha256": "ab" * 32, "summary": summary})
     run.release.mkdir()
-    parity = {"top1": 0.9985, "kl": 0.0002, "threshold": {"top1": 0.99, "kl": 0.01}, "prompt_ids_equal": True}
+    parity = {"top1": 0.6, "top1_taught": 0.9985, "kl": 0.02, "kl_taught": 0.0002}
+    parity |= {"threshold": {"top1": 0.99, "kl": 0.01}, "prompt_ids_equal": True}
     entry = {"path": "/x/tiny.q8_0.gguf", "kind": "merged", "type": "q8_0", "bytes": 144_800_000}
     entry |= {"bits_per_weight": 8.506, "parity": parity}
     write_json_atomic(run.release / "tiny.q8_0.json", entry)
@@ -137,6 +139,7 @@ def test_a_complete_run_is_told_in_the_order_a_person_asks(tmp_path: Path) -> No
     told = [
         "Better than tiny: 75\N{NO-BREAK SPACE}% right answers instead of 0\N{NO-BREAK SPACE}%",
         *("6 of 24 are wrong", "Question 0?", "the answer", "the reply 0"),
+        *("Tokens that are taught", "7 rows", "10 to 14", "2 rows"),
         *("held-out rows: 0.05", "Learning rate", "Gradient norm", "clipped at 1"),
         *("train.lr", "0.001", "small & <quick>: it fits"),
         *("tiny.q8_0.gguf", "the one that was asked", "144.8 MB", "8.51", "99.85\N{NO-BREAK SPACE}%", "at most 0.01"),
@@ -146,7 +149,8 @@ def test_a_complete_run_is_told_in_the_order_a_person_asks(tmp_path: Path) -> No
     for words in told:
         place = page.words.find(words, place)
         assert place >= 0, f"missing or too early: {words}"
-    assert [a["width"] for tag, a in page.tags if tag == "rect" and a["class"] == "tuned"] == ["75%", "50%", "100%"]
+    widths = [a["width"] for tag, a in page.tags if tag == "rect" and a["class"] == "tuned"]
+    assert widths == ["75%", "50%", "100%", "100%", "28.571%"]
     assert "None" not in page.words
 
 
@@ -240,7 +244,7 @@ def test_an_empty_run_folder_gives_a_page(tmp_path: Path) -> None:
     run.path.mkdir()
     _, page = page_of(run)
     assert "no step is done" in page.words
-    assert len(re.findall("class=.absent", run.report.read_text("utf-8"))) == 7  # the head and all six sections
+    assert len(re.findall("class=.absent", run.report.read_text("utf-8"))) == 8  # the head and all six sections
 
 
 @pytest.mark.parametrize("name", ["run.yaml", "manifest.json", "verdict.json", "release/tiny.q8_0.json"])

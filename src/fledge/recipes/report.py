@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -14,11 +12,12 @@ from typing import Any
 
 import yaml
 
-from fledge.errors import RunError
 from fledge.evaluation.verdict import Outcome
-from fledge.project import RunFolder, read_json, write_json_atomic, write_text_atomic
+from fledge.project import RunFolder, write_json_atomic, write_text_atomic
 from fledge.recipes.by_task import line_of_losses, table_of_tasks, table_of_texts
 from fledge.recipes.charts import bar, curve, short
+from fledge.recipes.spread import pictures_of
+from fledge.recipes.told import Told, read_run
 
 MOST_ANSWERS = 6
 MOST_CHARS = 600
@@ -38,33 +37,6 @@ CHOICE = re.compile(r"([\w.]+) = (.*?): (.+)", re.DOTALL)
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a run folder tells: empty where there is nothing; `damaged` names the files that cannot be read."""
-
-    run: RunFolder
-    record: Mapping[str, Any]
-    steps: Sequence[Mapping[str, Any]]
-    manifest: Mapping[str, Any]
-    files: Sequence[Mapping[str, Any]]
-    verdict: Mapping[str, Any]
-    answers: Sequence[Mapping[str, Any]]
-    damaged: Sequence[str]
-
-    @property
-    def knobs(self) -> Mapping[str, Any]:
-        return dict(self.record.get("knobs", {}))
-
-    @property
-    def summary(self) -> Mapping[str, Any]:
-        return dict(self.manifest.get("summary", {}))
-
-    @property
-    def num_steps(self) -> int:
-        """The steps the run was to do."""
-        return int(self.steps[-1]["steps"]) if self.steps else 0
-
-
 def keep_verdict(run: RunFolder, verdict: Mapping[str, Any]) -> None:
     """Write what `fledge eval` found into the run, and its report anew."""
     write_json_atomic(run.verdict, verdict)
@@ -76,67 +48,15 @@ def write_report(run: RunFolder) -> Path:
 
     Raises DiskError (no room, no permission).
     """
-    write_text_atomic(run.report, UNPRINTABLE.sub("\ufffd", _page(_read(run))))
+    write_text_atomic(run.report, UNPRINTABLE.sub("\ufffd", _page(read_run(run))))
     return run.report
-
-
-def _read(run: RunFolder) -> Told:
-    damaged: list[str] = []
-    verdict = _object(run.verdict, damaged)
-    # Adapters first, then the largest: the order in which they are made from each other.
-    files = [entry for path in sorted(run.release.glob("*.json")) if (entry := _object(path, damaged))]
-    return Told(
-        run=run,
-        record=_record(run.knobs, damaged),
-        steps=_lines(run.metrics),
-        manifest=_object(run.manifest, damaged),
-        files=sorted(files, key=lambda entry: (entry["kind"], -entry["bytes"])),
-        verdict=verdict,
-        answers=_lines(_rows_file(run, verdict["rows_file"])) if verdict and verdict["interval"] else (),
-        damaged=damaged,
-    )
-
-
-def _object(path: Path, damaged: list[str]) -> dict[str, Any]:
-    try:
-        return read_json(path) if path.is_file() else {}
-    except RunError:
-        damaged.append(path.name)
-        return {}
-
-
-def _record(path: Path, damaged: list[str]) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_bytes()) if path.is_file() else {}
-    except yaml.YAMLError:
-        value = None
-    if isinstance(value, dict):
-        return value
-    damaged.append(path.name)
-    return {}
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSONL file, up to a line that a crash tore."""
-    objects: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
-        try:
-            objects.append(json.loads(line))
-        except ValueError:
-            break
-    return objects
-
-
-def _rows_file(run: RunFolder, named: str) -> Path:
-    # A project that was moved keeps its answers beside its runs.
-    beside = run.path.parent / "answers" / Path(named).name
-    return beside if beside.is_file() else Path(named)
 
 
 def _page(told: Told) -> str:
     sections: dict[str, Callable[[Told], str]] = {
         "Is it better?": _verdict,
         "What does it answer?": _answers,
+        "What did it learn from?": _rows,
         "How did it learn?": _curves,
         "What was chosen for you?": _choices,
         "What do you get?": _files,
@@ -259,6 +179,10 @@ def _cut(text: str) -> str:
     return escape(text[:MOST_CHARS]) + rest
 
 
+def _rows(told: Told) -> str:
+    return pictures_of(told.record.get("spread", {})) or _absent("How its rows are spread was not kept.")
+
+
 def _curves(told: Told) -> str:
     if len(told.steps) < 2:
         return _absent("Fewer than two steps are done: there is no curve to draw yet.")
@@ -312,8 +236,8 @@ def _files(told: Told) -> str:
     return (
         f'<table class="files"><thead><tr><th>file</th>{numbers}<th>same prompt</th></tr></thead>'
         f'<tbody>{rows}</tbody></table><p class="small">Each file was run by llama.cpp and compared with the trained '
-        "weights before it got its name: how often the likeliest next token is the same, how far the probabilities are "
-        "apart, and whether the file's own template and tokenizer make the same prompt.</p>"
+        "weights before it got its name: how often, in what was taught, the likeliest next token is the same or tied, "
+        "how far the probabilities are apart, and whether its own template and tokenizer make the same prompt.</p>"
     )
 
 
@@ -321,8 +245,10 @@ def _file(entry: Mapping[str, Any], *, measured: bool) -> str:
     parity, words = entry["parity"], f"{entry['kind']}, {entry['type']}"
     words += ", the one that was asked" if measured else ""
     limit = parity["threshold"]
-    top1, kl = _percent(parity["top1"], digits=2), short(parity["kl"], digits=2)
-    same, apart = parity["top1"] >= limit["top1"], parity["kl"] <= limit["kl"]
+    # What is taught is held to the closer limits.
+    agreed, divergence = parity["top1_taught"], parity["kl_taught"]
+    top1, kl = _percent(agreed, digits=2), short(divergence, digits=2)
+    same, apart = agreed >= limit["top1"], divergence <= limit["kl"]
     cells = (
         f"{entry['bytes'] / 1e6:.1f} MB",
         f"{entry['bits_per_weight']:.2f}",

@@ -37,6 +37,7 @@ from fledge.recipes.held_out import held_out_losses, summary_of_tasks
 from fledge.recipes.once import check_options, places_of, remember, remembered_bytes
 from fledge.recipes.prepare import Lesson, read_project, teach
 from fledge.recipes.report import write_report
+from fledge.recipes.spread import spread_of
 from fledge.recipes.texts import texts_of
 from fledge.records import Taught
 from fledge.training import checkpoint
@@ -74,6 +75,7 @@ class Setup:
     plan: MemoryPlan
     places: Places | None
     course: Course
+    spread: dict[str, Any]
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -155,6 +157,7 @@ def prepare(
         plan=plan,
         places=places,
         course=course,
+        spread=spread_of(rows.train, lesson.examples),
         notes=(*notes, *map(str, choices)),
     )
 
@@ -187,6 +190,7 @@ def tune(project: Path, config: Config, *, listener: Listener | None = None) -> 
         "date": setup.template.today,
         "identity": setup.identity,
         "notes": list(setup.notes),
+        "spread": setup.spread,
         "knobs": setup.config.model_dump(),
     }
     write_text_atomic(run.knobs, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))

@@ -13,6 +13,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,9 @@ def with_fledge(model: Path, rows: Path, steps: int, per_step: int, options: dic
 
     prepare_process()
     import torch
-    from sets import read_rows
 
     from fledge.config import TrainConfig
+    from fledge.data.packed import PackedExamples
     from fledge.model.hardware import DTYPES, survey
     from fledge.model.load import load_model
     from fledge.model.lora import LoraSettings
@@ -41,7 +43,8 @@ def with_fledge(model: Path, rows: Path, steps: int, per_step: int, options: dic
     from fledge.training.optim import Schedule
 
     machine = survey()
-    examples = _repeat(read_rows(rows), steps * per_step)
+    # Kept as a run of fledge keeps them.
+    examples = PackedExamples(_repeat(rows, steps * per_step))
     dtype = options.get("dtype", machine.dtype)
     engine = load_model(open_weights(model), dtype=DTYPES[dtype])
     train = TrainConfig(top_layers=options.get("top_layers"), after_prompt=options.get("after_prompt", False))
@@ -104,7 +107,6 @@ def with_trl(model: Path, rows: Path, steps: int, per_step: int, options: dict[s
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from sets import read_rows
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTTrainer
 
@@ -112,7 +114,7 @@ def with_trl(model: Path, rows: Path, steps: int, per_step: int, options: dict[s
 
     torch.set_num_threads(usable_cores())
     # Several rows become one where they are packed.
-    examples = _repeat(read_rows(rows), steps * per_step * (PACKED if options.get("packing") else 1))
+    examples = list(_repeat(rows, steps * per_step * (PACKED if options.get("packing") else 1)))
     table = [
         {"input_ids": e.ids, "labels": [t if w > 0 else -100 for t, w in zip(e.ids, e.weights, strict=True)]}
         for e in examples
@@ -193,8 +195,10 @@ def _trl_config(steps: int, per_step: int, options: dict[str, Any]) -> Any:
     )
 
 
-def _repeat(rows: list[Any], count: int) -> list[Any]:
-    return (rows * (count // len(rows) + 1))[:count]
+def _repeat(path: Path, count: int) -> Iterator[Any]:
+    from sets import read_rows
+
+    return islice(chain.from_iterable(read_rows(path) for _ in repeat(None)), count)
 
 
 def main() -> None:

@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-growth", action="store_true")
+    parser.add_argument("--growth", action="store_true", help="growth alone")
     told = parser.parse_args()
     from fledge.data.template import ChatTemplate
     from fledge.model.tokenizer import load_tokenizer
@@ -216,7 +217,7 @@ def main() -> None:
         template = ChatTemplate(load_tokenizer(open_weights(starter)))
         for key in SETS:
             write_rows(folder / f"{key}.jsonl", examples_of(key, template))
-        for model in told.models:
+        for model in () if told.growth else told.models:
             for key in (k for k in MODELS[model] if k in told.sets):
                 print(f"{model}, set ({key})", flush=True)
                 figures = compare(
@@ -233,7 +234,7 @@ def main() -> None:
                 rates = [f"{n} = {v:.4g}" for n, v in figures.items()]
                 print("  " + "\n  ".join([*rates, *lines]), flush=True)
                 append(f"engine {model} ({key})", figures, versions)
-        more = {"engine start": cold_start(starter, folder / "a.jsonl")}
+        more = {} if told.growth else {"engine start": cold_start(starter, folder / "a.jsonl")}
         if not told.no_growth:
             more["engine growth"] = growth(starter, folder / "a.jsonl", folder)
         for what, figures in more.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +111,11 @@ def write_rows(path: Path, rows: Sequence[Example]) -> None:
     path.write_text("".join(json.dumps({"ids": e.ids, "weights": e.weights}) + "\n" for e in rows), encoding="utf-8")
 
 
-def read_rows(path: Path) -> list[Example]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        Example(
-            row["ids"], row["weights"], f"row {i}", prompt_tokens=next(k for k, w in enumerate(row["weights"]) if w)
-        )
-        for i, row in enumerate(rows)
-    ]
+def read_rows(path: Path) -> Iterator[Example]:
+    with path.open(encoding="utf-8") as lines:
+        for i, row in enumerate(map(json.loads, lines)):
+            prompt = next(k for k, w in enumerate(row["weights"]) if w)
+            yield Example(row["ids"], row["weights"], f"row {i}", prompt_tokens=prompt)
 
 
 def make_model(name: str, out: Path) -> Path:

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from fledge.errors import ModelError
-from fledge.model.safetensors_file import BYTES_PER_WEIGHT, map_safetensors, read_object
+from fledge.model.safetensors_file import BYTES_PER_WEIGHT, map_safetensors, read_object, write_safetensors
 from fledge.model.weights import Weights
 from fledge.project import staged_folder
 
@@ -113,7 +112,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         (staging / CONFIG_NAME).write_text(text, encoding="utf-8")
         # PEFT insists on the format mark.
-        (staging / TENSORS_NAME).write_bytes(save(tensors, metadata={"format": "pt"}))
+        write_safetensors(staging / TENSORS_NAME, tensors, metadata={"format": "pt"})
 
 
 def load_adapter(folder: Path) -> Adapter:

@@ -1,4 +1,4 @@
-"""Reads safetensors files without torch, bfloat16 included, and checks every number of their header first.
+"""Reads and writes safetensors files without torch; what is read may be bfloat16, and its header is checked first.
 
 The file: 8 bytes with the length of a JSON header, the header (name -> dtype, shape, data_offsets), the data.
 Source: the safetensors format description.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fledge.errors import ModelError
 
 BYTES_PER_WEIGHT = {"F32": 4, "F16": 2, "BF16": 2}
 MAX_JSON_BYTES = 100_000_000
+_NAMES = {"float64": "F64", "float32": "F32", "int64": "I64", "uint8": "U8"}
 
 
 @dataclass(frozen=True)
@@ -105,3 +107,26 @@ def _are_sizes(value: Any) -> bool:
 
 def _broken(path: Path, what: str) -> ModelError:
     return ModelError("model.broken_file", f"{what}.", where=str(path), remedy="Fetch or export the model again.")
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, NDArray[Any]], *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write float64, float32, int64 or uint8 arrays, one after the other: no copy of them all is in memory.
+
+    Equal tensors give equal bytes. Raises OSError, for one where the disk is full.
+    """
+    # The widest numbers first, so that each tensor begins at a multiple of its width.
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order:
+        start, end = end, end + tensors[name].nbytes
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _NAMES[tensors[name].dtype.name], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)

@@ -16,9 +16,12 @@ from fledge.training.score import mean_loss
 
 
 def held_out_losses(
-    model: CausalModel, examples: Sequence[Example], train: TrainConfig
+    model: CausalModel, examples: Sequence[Example], train: TrainConfig, *, max_tokens: int
 ) -> tuple[float | None, dict[str, float]]:
-    """Return the mean loss of the held-out rows, in nats per taught token, and that of each task; None without rows."""
+    """Return the mean loss of the held-out rows, in nats per taught token, and that of each task; None without rows.
+
+    `max_tokens`: the largest piece that memory was planned for; held-out rows take no more at once.
+    """
     assert train.tokens_per_piece != "auto"
     tasks: dict[str, list[Example]] = {}
     for example in examples:
@@ -27,7 +30,7 @@ def held_out_losses(
     for task, own in tasks.items():
         # Held-out rows have prompts of their own to remember; lower layers are computed with the rest here.
         memory = remember(model, train, places_of(train, own)) if train.after_prompt else None
-        size = train.tokens_per_piece
+        size = min(train.tokens_per_piece, max_tokens)
         losses[task] = mean_loss(model, own, tokens_per_piece=size, trunk=model.has_trunks, memory=memory)
         weights[task] = math.fsum(w for example in own for w in example.weights if w > 0)
     if not losses:

@@ -299,7 +299,7 @@ def _restore(
 def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int) -> dict[str, Any]:
     """Measure the held-out loss, write the manifest (which makes the run usable) and return the summary."""
     held_out = setup.held_out.examples
-    eval_loss, losses = held_out_losses(model, held_out, setup.config.train)
+    eval_loss, losses = held_out_losses(model, held_out, setup.config.train, max_tokens=setup.plan.tokens)
     totals = _totals(run)
     summary = {
         "run": run.path.name,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from fledge.errors import RunError
+from fledge.model.safetensors_file import write_safetensors
 from fledge.project import sha256_of, staged_folder, write_json_atomic
 
 STATE, MANIFEST = "state.safetensors", "manifest.json"
@@ -39,8 +39,8 @@ def save(
                 tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
     final = folder / f"step-{step:06d}"
     with staged_folder(final) as staged:
-        # safetensors' own writer reports a full disk as an error of its own kind, not as an OSError.
-        (staged / STATE).write_bytes(to_bytes(tensors))
+        # safetensors' own writer holds all of it twice more, which no forecast would forgive.
+        write_safetensors(staged / STATE, {name: tensor.numpy(force=True) for name, tensor in tensors.items()})
         size, digest = (staged / STATE).stat().st_size, sha256_of(staged / STATE)
         write_json_atomic(staged / MANIFEST, {"step": step, "identity": identity, "bytes": size, "sha256": digest})
     # A later step can only be a damaged checkpoint that was passed over; a hidden folder is what a crash left of one.

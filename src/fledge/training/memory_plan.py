@@ -32,6 +32,7 @@ PIECES = (2048, 1024, 512, 256)
 TRIAL_STEPS, TRIAL_EPOCHS, MARGIN = 12, 3, 1.1
 # Threads' scratch, compiled kernels, Python objects of a step.
 SUNDRY_BYTES = 120 << 20
+SPREAD_BYTES = 4 << 20
 MIN_TOKENS = 32
 # What autograd keeps of transformers' own layers over what the engine keeps of its own: 1.6 in bfloat16, 2.1 in float32
 # for the 135M, and room for other families.
@@ -181,7 +182,9 @@ def _freed(least: MemoryPlan, examples: Sequence[Example], job: Job) -> MemoryPl
 def _too_little(
     least: MemoryPlan, examples: Sequence[Example], job: Job, budget_bytes: int, *, freed: MemoryPlan
 ) -> TrainError:
-    changes = [f"train.ram={-(-least.bytes // 10**6):.0f}MB"]
+    # The process itself differs by some hundred kilobytes from one start to the next.
+    enough = -(-(least.bytes + SPREAD_BYTES) // 10**6)
+    changes = [f"train.ram={enough:.0f}MB"]
     if freed.bytes <= budget_bytes:
         knobs: dict[str, tuple[object, object]] = {
             "recompute": (least.recompute, freed.recompute),
@@ -190,12 +193,13 @@ def _too_little(
         changes = [" ".join(f"train.{name}=auto" for name, (told, free) in knobs.items() if told != free)]
     elif size := _fitting(least, examples, job, budget_bytes):
         left_out = sum(len(example.ids) > size for example in examples)
-        shorter = f"train.max_tokens={size} train.tokens_per_piece={size}"
-        changes.append(f"{shorter} ({left_out} of {len(examples)} rows would be left out)")
+        shorter = f"train.max_tokens={size} train.tokens_per_piece={size} ({left_out} of {len(examples)} rows left out)"
+        changes.append(shorter if left_out else f"train.tokens_per_piece={size}")
     told = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in least.parts.items())
     return TrainError(
         "train.memory",
-        f"training takes at least {least.bytes / 1e6:,.0f} MB ({told}), and {budget_bytes / 1e6:,.0f} MB may be taken.",
+        f"training takes at least {-(-least.bytes // 10**6):,} MB ({told}),"
+        f" and {budget_bytes // 10**6:,} MB may be taken.",
         where="train.ram",
         remedy=f"The smallest change that fits: {' or '.join(changes)}; or a smaller model.",
     )

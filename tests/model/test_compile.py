@@ -60,6 +60,7 @@ def test_a_first_run_says_that_it_compiles_and_a_second_does_not(tmp_path: Path)
     assert {path.suffix for path in (tmp_path / "kernels").iterdir()} == {".so"}, "nothing half-made is left"
 
 
+@pytest.mark.slow
 def test_damaged_libraries_are_compiled_again(tmp_path: Path) -> None:
     """Loading one that a power cut has left half-written ends a process without a word."""
     survey(FLEDGE_HOME=str(tmp_path))
@@ -114,6 +115,7 @@ def test_the_kernels_below_avx512_are_exact_too() -> None:
     assert "4 passed" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BF16_FLAGS & set(cpu_flags()), reason="this processor has no bfloat16 products")
 def test_busy_neighbours_do_not_decide_what_a_run_is_computed_in() -> None:
     quiet = survey()["dtype"]

@@ -80,7 +80,7 @@ UNEVEN = [150 if n % 12 == 5 else 8 for n in range(36)]
 @pytest.mark.parametrize(
     ("lengths", "knobs"),
     [
-        ([4] * 16, []),
+        pytest.param([4] * 16, [], marks=pytest.mark.slow),
         pytest.param(EVEN, ["train.rows_per_step=4"], marks=pytest.mark.slow),
         (EVEN, ["train.rows_per_step=4", "train.ram=1.2GB"]),
         (UNEVEN, []),

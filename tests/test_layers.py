@@ -57,7 +57,7 @@ DOORS = {
     "pypdf": ("data.readers.documents",),
     "rapidfuzz": ("data.checks.near",),
     "rich": ("cli",),
-    "safetensors": ("model", "training"),
+    "safetensors": ("training",),
     "tokenizers": ("data.tokenizer", "data.vocabularies"),
     "torch": ("model", "objective", "training", "recipes"),
     "transformers": ("model.load",),

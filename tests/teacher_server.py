@@ -48,6 +48,7 @@ class School:
     strict: str = ""
     structured: bool = True
     counts: bool = True
+    tokens: tuple[int, int] = (100, 50)
     pause_s: float = 0.0
     body: bytes | None = None
     asked: list[tuple[float, dict[str, Any], dict[str, str]]] = field(default_factory=list)
@@ -79,7 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
                 status = school.statuses.pop(0) if school.statuses else 0
             time.sleep(school.pause_s)
             if school.strict and self.headers.get("authorization") != f"Bearer {school.strict}":
-                return self._say(401, {"error": {"message": "invalid key"}})
+                # As some services do, it repeats what it got.
+                return self._say(401, {"error": {"message": f"invalid key {self.headers.get('authorization')}"}})
             if status:
                 return self._say(status, {"error": {"message": "not now"}}, school.headers)
             if not school.structured and "response_format" in body:
@@ -87,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             prompt = body["messages"][-1]["content"]
             answer = {"choices": [{"message": {"content": school.teach(prompt, number)}}]}
             if school.counts:
-                answer |= {"usage": {"prompt_tokens": 100, "completion_tokens": 50}}
+                answer |= {"usage": dict(zip(("prompt_tokens", "completion_tokens"), school.tokens, strict=True))}
             return self._say(200, answer)
         finally:
             school.enter(-1)

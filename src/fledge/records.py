@@ -37,6 +37,7 @@ class ToolCall:
 class Message:
     """One turn. `thinking` is what the assistant reasons before it answers; `name` says which tool a result is from.
 
+    tool_call_id: the id of the call that a tool answers, "" where it has none.
     taught: False for an assistant turn that is only read, whatever is asked for.
     """
 
@@ -46,6 +47,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     name: str = ""
     taught: bool = True
+    tool_call_id: str = ""
 
     def as_openai(self) -> dict[str, Any]:
         """Return the message as OpenAI's interface writes it; `taught` is ours alone and left out."""
@@ -56,6 +58,8 @@ class Message:
             value["tool_calls"] = [call.as_openai() for call in self.tool_calls]
         if self.name:
             value["name"] = self.name
+        if self.tool_call_id:
+            value["tool_call_id"] = self.tool_call_id
         return value
 
 

@@ -8,18 +8,20 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from fledge.data.chat_jinja import as_variables
+from fledge.data.formats import read_records, taught_of
 from fledge.data.template import DEFAULT_TEMPLATE, ChatTemplate
 from fledge.data.tokenizer import Tokenizer, from_folder
 from fledge.errors import DataError
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import open_weights
-from fledge.records import Message, ToolCall
+from fledge.records import Conversation, Message, Row, ToolCall
 from fledge.runtime.llama import Llama
 from tiny_llama import tiny_tokenizer
 
@@ -185,6 +187,50 @@ def test_other_models_templates_give_transformers_text(ours: Tokenizer, theirs: 
                 text = template.render(messages, add_generation_prompt=generate, tools=tools)
                 assert text == expected, (path.name, messages)
     assert compared > 1000 > 250 > refused
+
+
+_CALLS = [
+    {"id": "abcdefgh1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Köln"}}},
+    {"id": "abcdefgh2", "type": "function", "function": {"name": "weather", "arguments": {"city": "Bonn"}}},
+]
+# As people keep them, with the id of the call that a tool answers.
+RAW_ROWS: list[list[dict[str, Any]]] = [
+    [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": _CALLS[:count]},
+        *({"role": "tool", "content": f"{n} degrees", "tool_call_id": call["id"]} | more
+          for n, call in enumerate(_CALLS[:count])),
+        {"role": "assistant", "content": "Mild."},
+        *([{"role": "user", "content": "And?"}, {"role": "assistant", "content": "Dry."}] if count == 2 else []),
+    ]
+    for count in (1, 2)
+    for more in ({}, {"name": "weather"})
+]  # fmt: skip
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no templates in {SHARED}")
+def test_rows_as_people_keep_them_are_rendered_as_transformers_renders_them(
+    ours: Tokenizer, theirs: PreTrainedTokenizerFast
+) -> None:
+    """Transformers gets the row itself, so that nothing our reader leaves out can hide."""
+    compared = 0
+    for path in sorted(SHARED.rglob("*.jinja")):
+        template = ChatTemplate(ours, source=path.read_text(encoding="utf-8"))
+        for raw in RAW_ROWS:
+            try:
+                expected = theirs.apply_chat_template(
+                    raw, tools=json.loads(TOOLS), chat_template=template.source, tokenize=False
+                )
+            except (TemplateError, TypeError, AttributeError):
+                continue
+            (row,) = taught_of(
+                read_records([Row({"messages": raw, "tools": TOOLS}, "rows.jsonl:1")]), Path("rows.jsonl")
+            )
+            assert isinstance(row, Conversation)
+            text = template.render(row.messages, add_generation_prompt=False, tools=row.tools, origin="r")
+            assert text == expected, (path.name, raw)
+            compared += 1
+    assert compared > 100
 
 
 # What the templates write as control tokens, in every family's spelling.

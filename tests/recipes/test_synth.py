@@ -356,3 +356,33 @@ def test_what_people_get_wrong(folder: Path, arguments: list[str], expected: str
     assert expected in line
     assert "Traceback" not in done.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("junk", ["I would rather not.", '{"questions": ["What is it?"]}'])
+def test_a_teacher_that_has_come_to_its_senses_is_asked_again(folder: Path, junk: str) -> None:
+    """What it said before must not come out of the journal for ever, readable or not."""
+    with serving(teach=lambda prompt, number: junk) as school:
+        told = ("synth", "seeds.jsonl", "--facts", "facts.yaml", "-o", "rows.jsonl", "-n", 20, "--teacher", school.url)
+        failed = fledge(folder, *told)
+        assert failed.returncode == 2 and "no row passed the gate" in failed.stderr
+        assert "rows.jsonl.journal.unused" in failed.stderr and "asked anew" in failed.stderr
+        school.teach = eight_questions
+        before = len(school.asked)
+        done = fledge(folder, *told)
+        assert done.returncode == 0, done.stderr
+        assert len(school.asked) > before
+    assert len(rows(folder / "rows.jsonl")) == 20
+
+
+def test_among_good_answers_only_what_cannot_be_read_is_asked_again(folder: Path) -> None:
+    with serving(teach=lambda prompt, number: "no" if number == 1 else eight_questions(prompt, number)) as school:
+        told = ("-n", 100, "--teacher", school.url, "--parallel", 1)
+        synth(folder, *told, "--tokens", 3000)
+        first = [json.dumps(body) for _, body, _ in school.asked]
+        assert len(first) >= 3 and len(rows(folder / "rows.jsonl")) < 100, "the budget stopped it"
+        school.asked.clear()
+        school.teach = lambda prompt, number: eight_questions(prompt, number + 100)
+        synth(folder, *told)
+        again = [json.dumps(body) for _, body, _ in school.asked]
+    assert first[1] in again
+    assert not {first[0], *first[2:]} & set(again)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
+import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -184,3 +187,61 @@ def test_how_long_to_wait_as_seconds_or_as_a_date() -> None:
     assert retry_after_s({"retry-after-ms": "250"}) == 0.25
     assert 28 <= (retry_after_s({"retry-after": soon}) or 0) <= 31
     assert retry_after_s({"retry-after": "soon"}) is retry_after_s({}) is None
+
+
+def test_a_service_that_repeats_the_key_does_not_get_it_printed() -> None:
+    with (
+        serving(strict="right") as school,
+        pytest.raises(TeacherError, match="invalid key Bearer \\(the key\\)") as caught,
+    ):
+        ask(school, key="sk-topsecret-" + "x" * 300)
+    assert "topsecret" not in str(caught.value)
+
+
+def test_an_answer_without_end_is_not_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fledge.runtime.client.MAX_ANSWER_BYTES", 1 << 20)
+    with serving(body=b" " * (3 << 20)) as school, pytest.raises(TeacherError, match="longer than 1 MB"):
+        ask(school)
+
+
+def test_an_answer_that_trickles_takes_no_longer_than_one_may() -> None:
+    """Each piece comes in time, but never the last."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def trickle() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n")
+                for _ in range(200):
+                    connection.sendall(b" ")
+                    time.sleep(0.05)
+
+    thread = threading.Thread(target=trickle, daemon=True)
+    thread.start()
+    started = time.monotonic()
+    with (
+        listener,
+        Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", model="m", timeout_s=0.5, retries=0) as asked,
+        pytest.raises(TeacherError, match="no answer within 0.5 s"),
+    ):
+        asked.chat(HELLO, max_tokens=9, temperature=0)
+    assert time.monotonic() - started < 3
+
+
+def test_it_says_that_it_waits_and_for_what() -> None:
+    said: list[str] = []
+    with serving(statuses=[503, 429]) as school:
+        ask(school, say=said.append)
+    assert ["HTTP 503" in said[0], "HTTP 429" in said[1], len(said)] == [True, True, 2]
+    assert all("tries again in" in line for line in said)
+
+
+def test_nobody_gives_tokens_back() -> None:
+    with serving(tokens=(-5, 7)) as school:
+        found = ask(school)
+    assert (found.tokens_in, found.tokens_out) == (0, 7)

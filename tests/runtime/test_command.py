@@ -78,3 +78,21 @@ def test_closing_ends_what_runs() -> None:
 def test_what_is_no_command(line: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=expected):
         Command(line)
+
+
+def test_a_command_that_prints_without_end_is_ended() -> None:
+    started = time.monotonic()
+    with pytest.raises(TeacherError, match="printed more than 4 MB"):
+        Command("yes", timeout_s=60).ask("x")
+    assert time.monotonic() - started < 20
+    # What it complains of is read away, however much it is.
+    assert Command("sh -c 'head -c 20000000 /dev/zero >&2; echo well'").ask("x") == "well\n"
+
+
+def test_what_it_leaves_in_a_group_of_its_own_does_not_hold_up_the_timeout() -> None:
+    marker = f"16180.{os.getpid()}"
+    started = time.monotonic()
+    with pytest.raises(TeacherError, match="did not answer within"):
+        Command(f"sh -c 'setsid sleep {marker} & echo hi'", timeout_s=0.5).ask("x")
+    assert time.monotonic() - started < 6
+    subprocess.run(["pkill", "-f", f"sleep {marker}"], check=False)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 
 from fledge.data.checks.language import language_of
 from fledge.data.synth import asking, frames
@@ -162,7 +163,7 @@ class Grower:
         asker = _Asker(teacher, journal, budget, manner, lambda: self._tell(budget))
         while not self.stopped and (open_lots := self._open()):
             jobs = [(lot, request) for lot in open_lots for request in self._requests(lot, teacher.name)]
-            answers = asker.ask_all([request for _, request in jobs])
+            answers = asker.ask_all([request for _, request in jobs], readable=partial(self._can_read, jobs))
             fresh: dict[int, bool] = {}
             for (lot, request), said in zip(jobs, answers, strict=True):
                 before = len(lot.kept)
@@ -176,6 +177,10 @@ class Grower:
             self.failed, self.reused, self.stopped = asker.failed, asker.reused, asker.stopped
             self._raise_quotas()
         return self._grown()
+
+    def _can_read(self, jobs: Sequence[tuple[Lot, asking.Request]], place: int, said: Said) -> bool:
+        lot, request = jobs[place]
+        return asking.candidates(said.text, request, self._material, lot.source, lot.side) is not None
 
     def _requests(self, lot: Lot, teacher: str) -> list[asking.Request]:
         """Return the next requests about a lot, enough for what it owes if every row of them were kept."""
@@ -264,15 +269,21 @@ class _Asker:
         self.stopped = ""
         self._answered = False
 
-    def ask_all(self, requests: Sequence[asking.Request]) -> list[Said | None]:
-        """Return the answers in order; None where there is none. Sets `stopped` when the budget is used up."""
+    def ask_all(
+        self, requests: Sequence[asking.Request], *, readable: Callable[[int, Said], bool]
+    ) -> list[Said | None]:
+        """Return the answers in order; None where there is none. Sets `stopped` when the budget is used up.
+
+        Of an earlier run only what is `readable` counts: the rest is paid for, and asked once more.
+        """
         answers: dict[int, Said] = {}
         left = []
         for place, request in enumerate(requests):
             if (known := self._journal.get(request.key)) is not None:
+                self._budget.spend(known)
+            if known is not None and readable(place, known):
                 answers[place] = known
                 self.reused += 1
-                self._budget.spend(known)
             else:
                 left.append((place, request))
         with ThreadPoolExecutor(max_workers=self._teacher.parallel) as pool:

@@ -192,15 +192,22 @@ def _write(grown: Grown, teacher: str, outputs: Sequence[Path], journal: Journal
             if grown.stopped and not grown.made
             else f"no row passed the gate ({told})."
         )
-        raise DataError("data.empty", why, where=str(outputs[0]),
-                        remedy="Raise --budget or --tokens." if grown.stopped else "Look at seeds and facts, "
-                        "or take a teacher that can do it.")  # fmt: skip
+        remedy = "Raise --budget or --tokens."
+        if not grown.stopped:
+            remedy = "Look at seeds and facts, or take a teacher that can do it."
+            if len(journal):
+                # Asked again, the same answers would come out of the journal for ever.
+                remedy += f" What was answered is set aside in {journal.set_aside()}; it is asked anew next time."
+        raise DataError("data.empty", why, where=str(outputs[0]), remedy=remedy)
     contents = ["".join(map(as_line, rows)) for rows in (grown.train, grown.held_out)]
+    notes = []
     for path, content in zip(outputs, contents, strict=False):
+        if not content:
+            notes.append(f"{path} is not written: no row came for it")
+            continue
         journal.will_write(content)
         with staged_file(path) as file:
             file.write(content)
-    notes = []
     keep = (grown.kept < order.num_rows and teacher != "frames") or bool(grown.stopped)
     if keep:
         notes.append(f"what was answered is kept in {journal.path}: the same command goes on from there")
@@ -212,5 +219,5 @@ def _write(grown: Grown, teacher: str, outputs: Sequence[Path], journal: Journal
     if grown.held_out and order.hold.value == "facts":
         notes.append("the rows held out ask about what is not taught: they measure the form of answers, not the facts; "
                      "`--hold wordings` holds out other questions about taught facts")  # fmt: skip
-    held = outputs[1] if len(outputs) > 1 else None
+    held = outputs[1] if len(outputs) > 1 and grown.held_out else None
     return Written(outputs[0], held, grown, teacher, journal.path if keep else None, tuple(notes))

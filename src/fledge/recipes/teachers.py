@@ -127,7 +127,7 @@ def open_teacher(
     if kind == "cmd" and rest:
         return CommandTeacher(rest, manner)
     if kind in ("http", "https"):
-        return EndpointTeacher(spec, manner)
+        return EndpointTeacher(spec, manner, say=say)
     raise ConfigError("config.bad_value", f"'{spec}' is no teacher.", where="--teacher", remedy=f"Give {HOW}.")
 
 
@@ -173,7 +173,7 @@ class LocalTeacher:
 class EndpointTeacher:
     """An OpenAI-compatible endpoint."""
 
-    def __init__(self, url: str, manner: Manner) -> None:
+    def __init__(self, url: str, manner: Manner, *, say: Callable[[str], None]) -> None:
         self.parallel = manner.parallel or 4
         self._manner = manner
         self._endpoint = Endpoint(
@@ -182,6 +182,7 @@ class EndpointTeacher:
             key=os.environ.get(manner.key_variable, ""),
             timeout_s=manner.timeout_s,
             first_wait_s=manner.first_wait_s,
+            say=say,
         ).__enter__()
         self.name = f"{self._endpoint.url} {self._endpoint.model}"
 

@@ -12,7 +12,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -32,7 +32,7 @@ RETRIES_UNREACHED = 2
 # Longer than this no answer is waited for: the user is told instead.
 MAX_RETRY_AFTER_S = 600.0
 PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
-MAX_ANSWER_BYTES = 1 << 24
+MAX_ANSWER_BYTES, MAX_SAID_CHARS = 1 << 24, 200
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,18 @@ class Completion:
     tokens_out: int | None
 
 
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
 class Endpoint:
     """An OpenAI-compatible API. A context manager; `chat` may be called from several threads at once.
 
     url: the address of the API ("https://host/v1"), or of its chat/completions. timeout_s: for one answer.
-    first_wait_s: before the first retry.
+    first_wait_s: before the first retry. say: gets a line for people before each wait.
 
     Raises ConfigError for an address that is none, or to which the key would go in the clear.
     """
@@ -62,6 +69,7 @@ class Endpoint:
         timeout_s: float = 120.0,
         first_wait_s: float = FIRST_WAIT_S,
         retries: int = RETRIES,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.url = url.rstrip("/").removesuffix("/chat/completions")
         host, near = _checked(self.url, key)
@@ -81,6 +89,7 @@ class Endpoint:
             limits=httpx.Limits(max_connections=64),
         )
         self._timeout_s = timeout_s
+        self._key, self._say = key, say
         self.model = model
 
     def __enter__(self) -> Self:
@@ -161,7 +170,8 @@ class Endpoint:
             raise TeacherError(
                 "teacher.failed", "the answer is no chat completion.", where=self.where, remedy="Check the address."
             ) from error
-        told = [int(count) if isinstance(count, int) else None for count in counts]
+        # A count below nothing would give back what the budget has spent.
+        told = [max(0, count) if isinstance(count, int) else None for count in counts]
         return Completion(content if isinstance(content, str) else "", told[0], told[1])
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -170,47 +180,75 @@ class Endpoint:
             self._wait_for_pause()
             wait_s, problem = self._backoff_s(attempt), ""
             try:
-                response = self._client.request(method, f"{self.url}{path}", json=body)
+                response = self._ask(method, path, body)
             except httpx.TimeoutException:
                 problem = f"no answer within {self._timeout_s:g} s"
             except httpx.TransportError as error:
                 problem = f"cannot be reached ({error or type(error).__name__})"
             else:
                 self._reached = True
-                if response.status_code not in PASSING:
+                if response.status not in PASSING:
                     return self._accepted(response)
-                problem = _said(response)
+                problem = self._said(response)
                 if (asked := retry_after_s(response.headers)) is not None:
                     wait_s = max(wait_s * 0.1, asked)
-                if response.status_code == 429:
+                if response.status == 429:
                     with self._lock:
                         self._paused_until = max(self._paused_until, time.monotonic() + min(wait_s, MAX_RETRY_AFTER_S))
             last = self._retries if self._reached else min(self._retries, RETRIES_UNREACHED)
             if attempt == last or wait_s > MAX_RETRY_AFTER_S or self._stopped.is_set():
                 break
+            self._say(f"{self.where}: {problem}; tries again in {wait_s:.0f} s")
             self._stopped.wait(wait_s)
         code = "teacher.unreachable" if "reached" in problem else "teacher.failed"
         raise TeacherError(code, f"{problem}, tried {attempt + 1} times.", where=self.where,
                            remedy="Check the address and the service; run the command again to go on.")  # fmt: skip
 
-    def _accepted(self, response: httpx.Response) -> dict[str, Any]:
-        if response.is_redirect:
-            raise TeacherError("teacher.refused", f"sends on to another address (HTTP {response.status_code}).",
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> _Answer:
+        """Return one answer, read up to what an answer can be, within the time that one may take."""
+        deadline, content = time.monotonic() + self._timeout_s, bytearray()
+        with self._client.stream(method, f"{self.url}{path}", json=body) as response:
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > MAX_ANSWER_BYTES:
+                    raise TeacherError(
+                        "teacher.failed", f"the answer is longer than {MAX_ANSWER_BYTES >> 20} MB.", where=self.where,
+                        remedy="Check the address.",
+                    )  # fmt: skip
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("it goes on and on")
+            return _Answer(response.status_code, response.headers, bytes(content))
+
+    def _accepted(self, response: _Answer) -> dict[str, Any]:
+        if 300 <= response.status < 400:
+            raise TeacherError("teacher.refused", f"sends on to another address (HTTP {response.status}).",
                                where=self.where, remedy="Give the address itself; keys are not sent on.")  # fmt: skip
-        if response.is_error:
+        if response.status >= 400:
             remedy = {
                 401: "Check the key (--key-env names the variable that holds it).",
                 403: "Check the key and what it may do.",
                 404: "Check the address (it often ends with /v1) and --model.",
-            }.get(response.status_code, "Check --model and the address.")
-            raise TeacherError("teacher.refused", f"{_said(response)}.", where=self.where, remedy=remedy)
+            }.get(response.status, "Check --model and the address.")
+            raise TeacherError("teacher.refused", f"{self._said(response)}.", where=self.where, remedy=remedy)
         try:
-            value = json.loads(response.content[:MAX_ANSWER_BYTES])
+            value = json.loads(response.content)
             assert isinstance(value, dict)
         except (ValueError, RecursionError, AssertionError) as error:
             raise TeacherError("teacher.failed", "the answer is no JSON object.", where=self.where,
                                remedy="Check the address (it often ends with /v1).") from error  # fmt: skip
         return value
+
+    def _said(self, response: _Answer) -> str:
+        """Return what a refusal says, in one short line; a service that repeats the key does not get it printed."""
+        text = response.content.decode("utf-8", errors="replace")
+        try:
+            error = json.loads(text).get("error")
+            text = str(error.get("message", error) if isinstance(error, dict) else error or text)
+        except (ValueError, AttributeError, RecursionError):
+            text = "" if "<html" in text.lower() else text
+        # Before it is cut, or a part of the key would be left.
+        flat = " ".join((text.replace(self._key, "(the key)") if self._key else text).split())
+        return f"HTTP {response.status}" + (f": {flat[:MAX_SAID_CHARS].rstrip('.')}" if flat else "")
 
     def _backoff_s(self, attempt: int) -> float:
         longest = min(LONGEST_WAIT_S, self._first_wait_s * 2.0**attempt)
@@ -267,15 +305,3 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time()) if told else None
     except (ValueError, TypeError):
         return None
-
-
-def _said(response: httpx.Response) -> str:
-    """Return what a refusal says, in one short line."""
-    text = response.text
-    try:
-        error = response.json().get("error")
-        text = str(error.get("message", error) if isinstance(error, dict) else error or text)
-    except (ValueError, AttributeError, RecursionError):
-        text = "" if "<html" in text.lower() else text
-    flat = " ".join(text.split())
-    return f"HTTP {response.status_code}" + (f": {flat[:200].rstrip('.')}" if flat else "")

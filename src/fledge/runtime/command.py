@@ -9,11 +9,16 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
+from subprocess import PIPE
+from typing import IO
 
 from fledge.errors import ConfigError, TeacherError
 
-MAX_ANSWER_CHARS = 1 << 22
+MAX_ANSWER_BYTES, MAX_COMPLAINT_BYTES = 1 << 22, 1 << 16
+# What a killed command leaves open, a grandchild of another group may hold for longer: it is not waited for.
+LET_GO_S = 1.0
 
 
 class Command:
@@ -34,32 +39,24 @@ class Command:
             raise ConfigError("config.bad_value", f"there is no program '{name}'.", where=f"cmd:{line}",
                               remedy="Give its path; shell syntax needs cmd:'sh -c \"...\"'.")  # fmt: skip
         self._timeout_s = timeout_s
-        self._running: set[subprocess.Popen[str]] = set()
+        self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._closed = False
 
     def ask(self, prompt: str) -> str:
-        """Return what the command prints. Raises TeacherError("teacher.failed") where it fails or takes too long."""
-        process = subprocess.Popen(
-            self._words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            # Its own group, so that what it started ends with it.
-            start_new_session=True,
-        )
+        """Return what the command prints.
+
+        Raises TeacherError("teacher.failed") where it fails, takes too long or prints more than an answer can be.
+        """
+        # Its own group, so that what it started ends with it.
+        process = subprocess.Popen(self._words, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True)
         with self._lock:
             self._running.add(process)
             closed = self._closed
         try:
             if closed:
                 _kill(process)
-            said, told = process.communicate(prompt, timeout=self._timeout_s)
-        except subprocess.TimeoutExpired:
-            raise self._failure(f"did not answer within {self._timeout_s:g} s.") from None
+            said, told = self._hear(process, prompt)
         finally:
             _end(process)
             with self._lock:
@@ -69,7 +66,33 @@ class Command:
             raise self._failure(f"ended with exit code {process.returncode}: {last[0][:200]}.")
         if not said.strip():
             raise self._failure("printed nothing.")
-        return said[:MAX_ANSWER_CHARS]
+        return said
+
+    def _hear(self, process: subprocess.Popen[bytes], prompt: str) -> tuple[str, str]:
+        """Return what it prints on stdout and stderr until both are closed and it has ended."""
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        deadline = time.monotonic() + self._timeout_s
+        said, told = _Ear(process.stdout, MAX_ANSWER_BYTES), _Ear(process.stderr, MAX_COMPLAINT_BYTES, drain=True)
+        mouth = threading.Thread(target=_write, args=(process.stdin, prompt.encode("utf-8", "replace")), daemon=True)
+        threads = (said, told, mouth)
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+                if said.full:
+                    raise self._failure(f"printed more than {MAX_ANSWER_BYTES >> 20} MB.")
+                if thread.is_alive():
+                    raise self._failure(f"did not answer within {self._timeout_s:g} s.")
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise self._failure(f"did not answer within {self._timeout_s:g} s.") from None
+        finally:
+            # The pipes close with the command, and the threads end with the pipes.
+            _kill(process)
+            for thread in threads:
+                thread.join(LET_GO_S)
+        return said.text, told.text
 
     def close(self) -> None:
         """End what is running."""
@@ -85,14 +108,43 @@ class Command:
         return TeacherError("teacher.failed", f"'{name}' {what}", where=f"cmd:{self.where}", remedy=remedy)
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+class _Ear(threading.Thread):
+    """Reads a pipe up to `limit` bytes; the rest is thrown away with `drain`, else it stops there and is `full`."""
+
+    def __init__(self, pipe: IO[bytes], limit: int, *, drain: bool = False) -> None:
+        super().__init__(daemon=True)
+        self._pipe, self._limit, self._drain = pipe, limit, drain
+        self._heard = bytearray()
+        self.full = False
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while chunk := os.read(self._pipe.fileno(), 1 << 16):
+                self._heard += chunk[: self._limit - len(self._heard)]
+                if len(self._heard) == self._limit and not self._drain:
+                    self.full = True
+                    return
+
+    @property
+    def text(self) -> str:
+        return self._heard.decode("utf-8", errors="replace")
+
+
+def _write(pipe: IO[bytes], prompt: bytes) -> None:
+    # A command that answers without reading on is none of our business.
+    with contextlib.suppress(OSError, ValueError):
+        pipe.write(prompt)
+        pipe.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill the command and all it started, where it still runs."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the command where it still runs, and let go of it."""
     _kill(process)
     process.wait()

@@ -23,6 +23,8 @@ ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("tool", "function", "observation", "tool_response", "function_response", "ipython"), "tool"),
     **dict.fromkeys(("tool_result", "tool_results", "api", "environment"), "tool"),
 }  # fmt: skip
+# The call that a tool answers.
+CALL_ID_KEYS = ("tool_call_id", "tool_use_id", "call_id")
 CALL_ROLES = frozenset(("function_call", "tool_call", "gpt_function"))
 ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
 CONTENT_KEYS = ("content", "value", "text", "message", "utterance", "response")
@@ -101,10 +103,12 @@ def _turn(value: object, number: int) -> Message:
         calls, content = calls_of(content, number), ""
     if not content.strip() and not calls:
         raise RowFault(f"'content of message {number}' is empty.", FILL)
-    name = value.get("name") or value.get("tool_name") or ""
+    answers = role == "tool"
+    name = answers and (value.get("name") or value.get("tool_name"))
+    call_id = answers and next((value[key] for key in CALL_ID_KEYS if value.get(key)), "")
     weight = next((value[key] for key in ("loss_weight", "weight", "train") if key in value), None)
     taught = role != "assistant" or weight is None or bool(weight)
-    return Message(role, content, thinking, calls, str(name) if role == "tool" else "", taught)
+    return Message(role, content, thinking, calls, str(name or ""), taught, str(call_id or ""))
 
 
 def _content(value: Mapping[str, Any], number: int) -> tuple[str, str, tuple[ToolCall, ...]]:

@@ -100,6 +100,13 @@ class Journal:
             if new:
                 fsync_folder(self.path.parent.absolute())
 
+    def set_aside(self) -> Path:
+        """Move the journal away, so that all of it is asked anew, and return where it is."""
+        aside = self.path.with_name(f"{self.path.name}.unused")
+        with writing(aside):
+            self.path.replace(aside)
+        return aside
+
     def remove(self) -> None:
         """Delete the journal: what it held stands in the output."""
         self.path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import cvs
 from fledge.data.profile.interview import answers_of, next_question, profile_of
 from fledge.data.profile.lessons import lessons_of, with_article
 from fledge.data.profile.read import profile_in
-from fledge.data.profile.record import Job, Profile
+from fledge.data.profile.record import Job, Language, Profile, Project, School
 
 
 @pytest.mark.parametrize("name", [name for name in vars(cvs) if name.endswith(("_MD", "_TXT"))])
@@ -96,3 +96,31 @@ def test_two_sentences_that_end_alike_share_no_question() -> None:
     lessons = lessons_of(Profile(others=("I like to sing in a choir.", "Once I conducted all in a choir.")))
     questions = [question for lesson in lessons for question in (*lesson.questions, *lesson.held_out)]
     assert len(set(questions)) == len(questions)
+
+
+def test_a_key_holds_all_that_was_asked_for() -> None:
+    """An answer that has the first item of a list and no other must not count as right."""
+    profile = Profile(
+        name="Ingrid Solberg",
+        jobs=(Job("Diver", "Kelp Institute", "2019", ""),),
+        schools=(School("PhD", "University of Gothenburg", "2012", "2016"), School("MSc", "NTNU", "2010", "2012")),
+        projects=(Project("Tidemark"), Project("Urchin")),
+        skills=("R", "Python", "GIS"),
+        languages=(Language("Norwegian", "native"), Language("English")),
+        interests=("choir", "baking"),
+        links=("a.example", "b.example"),
+    )
+    keys = {lesson.group: lesson.key for lesson in lessons_of(profile)}
+    assert keys["skills"] == "R, Python and GIS"
+    for group, parts in {
+        "languages": ["Norwegian", "English"],
+        "interests": ["choir", "baking"],
+        "links": ["a.example", "b.example"],
+        "projects": ["Tidemark", "Urchin"],
+        "studies": ["PhD", "MSc"],
+        "school-1": ["University of Gothenburg", "2012", "2016"],
+        "job-1": ["Diver", "Kelp Institute", "2019"],
+    }.items():
+        assert all(part in keys[group] for part in parts), (group, keys[group])
+    for lesson in lessons_of(profile):
+        assert lesson.key in lesson.answer

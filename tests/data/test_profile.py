@@ -50,6 +50,7 @@ def test_a_markdown_cv_with_headings() -> None:
     )
     assert found.interests == ("Surfing", "choir", "baking bread")
     assert found.unsure == (), "what was done in a job is none of it"
+    assert found.left_out, "but it is told"
 
 
 def test_a_plain_cv_with_columns_of_dates() -> None:
@@ -320,3 +321,24 @@ def test_no_text_breaks_it(text: str) -> None:
     assert sum(found_in(profile).values()) >= 0
     for lesson in lessons_of(profile):
         assert lesson.key in lesson.answer
+
+
+def test_nothing_is_dropped_without_a_word() -> None:
+    text = """Ingrid Solberg
+Marine Biologist
+
+Experience
+Marine Biologist, Kelp Institute, 2019 - present
+- Led the kelp forest monitoring programme across 14 fjords
+
+Awards
+Golden Urchin of the Nordic Diving Society
+
+Skills
+R, Python
+"""
+    found = profile_in(text)
+    assert found.left_out == (
+        "Led the kelp forest monitoring programme across 14 fjords",
+        "Golden Urchin of the Nordic Diving Society",
+    )

@@ -119,6 +119,7 @@ def _persona(folder: Path, *, interview: bool, source: Path | None, contact: boo
         "found": {words: count for words, count in counts.items() if count},
         "missing": [words for words, count in counts.items() if not count],
         "not_understood": list(profile.unsure),
+        "left_out": list(found.left_out),
     }
 
 
@@ -134,6 +135,13 @@ def _tell_found(profile: Profile, source: Path, *, contact: bool) -> None:
         say("not understood, and left out:")
         for line in profile.unsure[:10]:
             say(f"   {line}")
+    if count := len(profile.left_out):
+        lines = "1 line is" if count == 1 else f"{count} lines are"
+        say(f"{lines} left out; write rows of your own for what you want to be asked of it:")
+        for line in profile.left_out[:10]:
+            say(f"   {line}")
+        if count > 10:
+            say(f"   ... and {count - 10} more")
     if (profile.email or profile.phone) and not contact:
         say("e-mail and phone are left out: what is taught can be asked for by anybody. --contact teaches them.")
 

@@ -95,7 +95,10 @@ def _job(job: Job, group: str, *, again: bool, alone: bool) -> Iterator[Lesson]:
     said += f" at {job.employer}" if job.employer else ""
     kind = "job of a role" if job.role and (again or not job.employer) else "job"
     kind = kind if job.role else "job of an employer"
-    yield _lesson(group, f"{said}{when}.", words["role"] if job.role else job.employer, kind, **words)
+    # All of it: whoever asks where wants the place, whoever asks what the role.
+    whole = f"{said}{when}"
+    key = whole.removeprefix("I have worked ").removeprefix("I worked ") if job.role else f"{job.employer}{when}"
+    yield _lesson(group, f"{whole}.", key, kind, **words)
     if now and job.employer:
         yield _lesson(f"{group}-now", f"I work at {job.employer} now.", job.employer, "job now")
     if job.start and job.employer and alone:
@@ -111,10 +114,10 @@ def _schools(schools: Sequence[School]) -> Iterator[Lesson]:
         where = f" at {school.school}" if school.school else ""
         said = f"I did my {school.degree}{where}{when}." if school.degree else f"I studied{where}{when}."
         kind, words = ("degree", {"degree": school.degree}) if school.degree else ("school", {"school": school.school})
-        yield _lesson(f"school-{number}", said, school.school or school.degree, kind, **words)
+        yield _lesson(f"school-{number}", said, f"{school.school or school.degree}{when}", kind, **words)
     if schools:
         names = list(dict.fromkeys(school.degree or school.school for school in schools))
-        yield _lesson("studies", f"My education is {join(names)}.", names[0], "studies")
+        yield _lesson("studies", f"My education is {join(names)}.", join(names), "studies")
 
 
 def _project(project: Project, number: int) -> Lesson:
@@ -130,18 +133,17 @@ def _lists(profile: Profile) -> Iterator[Lesson]:
     if profile.projects and profile.name:
         names = [project.name for project in profile.projects]
         verb = "projects are" if len(names) > 1 else "project is"
-        yield _lesson("projects", f"My {verb} {join(names)}.", names[0], "projects")
+        yield _lesson("projects", f"My {verb} {join(names)}.", join(names), "projects")
     if skills := profile.skills[:MOST_SKILLS]:
-        yield _lesson("skills", f"My skills are {join(skills)}.", skills[0], "skills")
+        yield _lesson("skills", f"My skills are {join(skills)}.", join(skills), "skills")
     if profile.languages:
         told = [f"{one.name} ({one.level})" if one.level else one.name for one in profile.languages]
-        yield _lesson("languages", f"I speak {join(told)}.", told[0], "languages")
+        yield _lesson("languages", f"I speak {join(told)}.", join(told), "languages")
     if profile.interests:
-        yield _lesson(
-            "interests", f"In my free time I like {join(profile.interests)}.", profile.interests[0], "interests"
-        )
+        interests = join(profile.interests)
+        yield _lesson("interests", f"In my free time I like {interests}.", interests, "interests")
     if profile.links:
-        yield _lesson("links", f"You find me at {join(profile.links)}.", profile.links[0], "links")
+        yield _lesson("links", f"You find me at {join(profile.links)}.", join(profile.links), "links")
 
 
 _ABOUT = re.compile(r"(.{1,40}?) (has these features|is installed with|needs|is under the)\b:?")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 
 from fledge.data.profile.contact import plain, read_contact
@@ -25,7 +27,7 @@ def read_profile(path: Path) -> Profile:
     """Return who a CV or README is about. Raises DataError: no such file, not a document, no text, nothing found."""
     text = read_document(path)
     profile = profile_in(text)
-    if profile == Profile(unsure=profile.unsure):
+    if profile == Profile(unsure=profile.unsure, left_out=profile.left_out):
         raise DataError(
             "data.empty",
             "nothing in it reads like a CV or a README: no name, job, project, skill or language was found.",
@@ -75,7 +77,7 @@ def profile_in(text: str) -> Profile:
     skills, sentences = read_list(sections.get("skills", []))
     interests, _ = read_list(sections.get("interests", []))
     projects, others = read_projects(sections.get("projects", []))
-    return Profile(
+    found = Profile(
         name=contact.name,
         headline=contact.headline,
         place=contact.place,
@@ -91,6 +93,30 @@ def profile_in(text: str) -> Profile:
         interests=tuple(interests),
         unsure=(*unsure, *more, *sentences, *others),
     )
+    lines = [line for own in (document.header, *sections.values()) for line in own]
+    return replace(found, left_out=_untaken(lines, found))
+
+
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+def _untaken(lines: Sequence[str], profile: Profile) -> tuple[str, ...]:
+    """Return the lines most words of which stand nowhere in the profile: nothing is dropped without a word."""
+    taken = {word.casefold() for word in _WORD.findall(" ".join(_texts(astuple(profile))))}
+    left = []
+    for line in lines:
+        words = [word.casefold() for word in _WORD.findall(line)]
+        if len(words) > 1 and sum(word in taken for word in words) < len(words) / 2:
+            left.append(plain(line))
+    return tuple(dict.fromkeys(filter(None, left)))
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 def _about(lines: list[str]) -> str:

@@ -44,6 +44,7 @@ class Profile:
     """headline: what somebody does, in a few words. others: any other sentence about them, in the first person.
 
     unsure: lines that look like something of this but that no rule understood; they are told and never used.
+    left_out: any other lines of which nothing was taken, what was done in a job above all.
     """
 
     name: str = ""
@@ -62,6 +63,7 @@ class Profile:
     others: tuple[str, ...] = ()
     sign_off: str = ""
     unsure: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 # What a CV usually tells, as people call it.

@@ -75,7 +75,6 @@ MEANING: tuple[tuple[str, ...], ...] = (
     ("folder", "directory"),
     ("dict", "dictionary"),
     ("picture", "image", "photo"),
-    ("price", "cost"),
     ("text", "string"),
     ("random", "arbitrary"),
     ("number", "figure"),

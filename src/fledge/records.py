@@ -166,6 +166,11 @@ class Example:
     def num_taught(self) -> int:
         return sum(w > 0 for w in self.weights)
 
+    @property
+    def last_taught(self) -> int:
+        """The last token that is taught: of a conversation the one that ends a turn."""
+        return next(i for i, w in zip(reversed(self.ids), reversed(self.weights), strict=True) if w > 0)
+
 
 class FinishReason(StrEnum):
     STOP = "stop"

@@ -33,6 +33,19 @@ def found(text: str) -> list[tuple[str, str]]:
             "# Is it?\n\nYes.\n\n## But how?\n\nLike so.\n\n### Then\n\nMore.",
             [("Is it?", "Yes."), ("But how?", "Like so.\n\n### Then\n\nMore.")],
         ),
+        # A heading among questions that holds questions of its own is none.
+        (
+            "## A?\n\n1\n\n## B?\n\n2\n\n## C?\n\n3\n\n## Returns\n\nQ: Can I?\nA: Yes.\nQ: Who pays?\nA: We do."
+            "\n\n**How long?**\n\nTwo days.",
+            [
+                ("A?", "1"),
+                ("B?", "2"),
+                ("C?", "3"),
+                ("Can I?", "Yes."),
+                ("Who pays?", "We do."),
+                ("How long?", "Two days."),
+            ],
+        ),
         # Most of these ask, so the one that does not by its sign asks too.
         (
             "## A?\n\n1\n\n## B?\n\n2\n\n## C?\n\n3\n\n## It fails at once.\n\n4",

@@ -185,3 +185,13 @@ def test_where_nothing_is_asked_nothing_is_written(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=expected):
             convert_questions([tmp_path / name], tmp_path / "out.jsonl", Config())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.txt", "rows.jsonl"]
+
+
+def test_columns_that_no_form_has_are_told(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("Question,answer,customer,id\nWhat?,That.,Ada,7\n", encoding="utf-8")
+    done = convert([tmp_path / "rows.csv"], tmp_path / "out.jsonl", Config())
+    assert any("left out: customer, id" in note for note in done.notes)
+    (tmp_path / "own.csv").write_text("q,Frage2,answer\nx,What?,That.\n", encoding="utf-8")
+    config = Config.model_validate({"data": {"columns": {"question": "Frage2"}}})
+    done = convert([tmp_path / "own.csv"], tmp_path / "own.jsonl", config)
+    assert not any("Frage2" in note and "left out" in note for note in done.notes)

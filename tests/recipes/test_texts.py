@@ -18,6 +18,7 @@ from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import open_weights
 from fledge.project import find_run
 from fledge.recipes.assess import assess
+from fledge.recipes.forecast import forecast
 from fledge.recipes.measure import Served
 from fledge.recipes.prepare import read_project, teach
 from fledge.recipes.report import keep_verdict
@@ -73,6 +74,14 @@ def test_documents_are_learnt_and_that_is_said(learnt: tuple[Path, list[dict[str
     assert "2 texts are cut into 40 parts to hold some out" in said
     assert any("texts are held out to measure with" in line for line in said), said
     assert any("tokens are taught: every token of 36 texts" in line for line in said), said
+
+
+@pytest.mark.parametrize("train", ["docs", ["docs", "data/train.jsonl"]], ids=["texts", "texts and rows"])
+def test_passages_that_end_in_the_middle_of_a_text_are_no_fault(tmp_path: Path, train: Any) -> None:
+    """Only a conversation has turns to end."""
+    folder = project(tmp_path / "project", train=train)
+    told = forecast(folder, load_config(folder, ["train.max_tokens=40"]), say=lambda _: None)
+    assert [check["what"] for check in told["checks"] if not check["ok"]] == []
 
 
 def test_what_is_exported_foretells_held_out_texts_as_the_trained_weights_do(

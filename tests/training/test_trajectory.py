@@ -25,6 +25,14 @@ ROWS = Path(__file__).parents[2] / "examples" / "python-stdlib" / "data" / "trai
 STEPS, WINDOW = 50, 10
 
 
+@pytest.fixture(scope="module")
+def starter(starter_gguf: Path) -> tuple[Weights, list[Example]]:
+    weights = open_weights(starter_gguf)
+    template = ChatTemplate(load_tokenizer(weights))
+    rows = taught_of(read_records(read_rows(ROWS)), ROWS)
+    return weights, [example for row in rows for example in template.examples(row)]
+
+
 def losses(
     weights: Weights, examples: list[Example], dtype: torch.dtype, *, masters: torch.dtype = torch.float32
 ) -> torch.Tensor:
@@ -46,11 +54,8 @@ def losses(
 
 
 @pytest.mark.slow
-def test_bfloat16_follows_float32_for_fifty_steps(starter_gguf: Path) -> None:
-    weights = open_weights(starter_gguf)
-    template = ChatTemplate(load_tokenizer(weights))
-    rows = taught_of(read_records(read_rows(ROWS)), ROWS)
-    examples = [example for row in rows for example in template.examples(row)]
+def test_bfloat16_follows_float32_for_fifty_steps(starter: tuple[Weights, list[Example]]) -> None:
+    weights, examples = starter
     exact, rough = (losses(weights, examples, dtype) for dtype in (torch.float32, torch.bfloat16))
     faulty = losses(weights, examples, torch.bfloat16, masters=torch.float8_e5m2)
     assert exact[-WINDOW:].mean() < 0.2 * exact[:WINDOW].mean(), "it learns"
@@ -63,11 +68,8 @@ def test_bfloat16_follows_float32_for_fifty_steps(starter_gguf: Path) -> None:
 
 
 @pytest.mark.slow
-def test_on_all_threads_in_bfloat16_the_same_steps_give_the_same_bits(starter_gguf: Path) -> None:
-    weights = open_weights(starter_gguf)
-    template = ChatTemplate(load_tokenizer(weights))
-    rows = taught_of(read_records(read_rows(ROWS)), ROWS)
-    examples = [example for row in rows for example in template.examples(row)]
+def test_on_all_threads_in_bfloat16_the_same_steps_give_the_same_bits(starter: tuple[Weights, list[Example]]) -> None:
+    weights, examples = starter
 
     def bits(tokens: int) -> list[torch.Tensor]:
         model = load_model(weights, dtype=torch.bfloat16)

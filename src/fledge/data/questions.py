@@ -82,6 +82,11 @@ class _Page:
         bold = _BOLD.match(said, begun.end() if begun else 0)
         return bold if block.kind in (Kind.PARAGRAPH, Kind.LIST) and bold and asks(bold["words"]) else None
 
+    def asks_within(self, start: int, end: int) -> bool:
+        """Whether something is asked between two places: a labelled line or a question in bold."""
+        labelled = any(_QUESTION.match(match[2]) for match in _lines_with_labels(self.text[start:end]))
+        return labelled or any(start <= b.start < end and self.bold_question(b) is not None for b in self.blocks)
+
     def stops(self, block: Block) -> bool:
         """Whether an answer ends before this block, whatever it is to."""
         drawn = block.kind is not Kind.HEADING and _BREAK.fullmatch(self.of(block).strip())
@@ -139,7 +144,14 @@ def _of_headings(page: _Page) -> Iterator[tuple[int, Asked]]:
             if other.level <= heading.level or later in wanted:
                 end = other.start
                 break
+        if not _asks_by_itself(heading) and page.asks_within(heading.end, end):
+            # One among questions that holds its own is no question.
+            continue
         yield from page.asked(heading.title, heading.start, (heading.end, end))
+
+
+def _asks_by_itself(heading: Block) -> bool:
+    return asks(heading.title) or bool(_BY_WORDS.match(heading.title))
 
 
 def _question_headings(headings: Sequence[Block]) -> set[int]:
@@ -153,7 +165,7 @@ def _question_headings(headings: Sequence[Block]) -> set[int]:
         open_.append(number)
     found: set[int] = set()
     for family in families.values():
-        asking = [n for n in family if asks(headings[n].title) or _BY_WORDS.match(headings[n].title)]
+        asking = [n for n in family if _asks_by_itself(headings[n])]
         faq = len(asking) >= FAQ_LEAST and len(asking) >= FAQ_SHARE * len(family)
         found |= set(family if faq else asking)
     return found

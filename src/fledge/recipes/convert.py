@@ -9,15 +9,17 @@ from pathlib import Path
 
 from fledge.config import Config
 from fledge.data.canonical import KINDS, as_line, as_values
+from fledge.data.columns import KNOWN, spelled
 from fledge.data.formats import read_records
 from fledge.data.lines import with_lines
 from fledge.data.questions import questions_of
 from fledge.data.sources import files_in, no_rows, open_source
 from fledge.errors import ConfigError, DataError, Finding
 from fledge.project import staged_file
-from fledge.records import Conversation, Message, Record, Text
+from fledge.records import Conversation, Message, Record, Row, Text
 
 SUFFIXES = (".jsonl", ".ndjson")
+SHOWN_COLUMNS = 8
 
 
 @dataclass
@@ -157,13 +159,27 @@ def mixed(first: Record, other: Record) -> DataError:
     )
 
 
+def _seen(rows: Iterable[Row | Finding], names: dict[str, None]) -> Iterator[Row | Finding]:
+    """Pass rows on and note what their columns are called."""
+    for row in rows:
+        if isinstance(row, Row):
+            names.update(dict.fromkeys(map(str, row.values)))
+        yield row
+
+
 def _records(files: Sequence[Path], config: Config, done: Converted) -> Iterator[Record | Finding]:
     data = config.data
     for path in files:
         source = open_source(path, encoding=data.encoding)
-        reading = read_records(source.rows, form=data.format, columns=data.columns, me=data.me)
+        names: dict[str, None] = {}
+        reading = read_records(_seen(source.rows, names), form=data.format, columns=data.columns, me=data.me)
         how = f" ({source.why})" if source.why else ""
         done.notes.append(f"{path}{how}: read as {reading.form}: {reading.why}")
+        # By now the rows that a form was recognised by have been seen.
+        known = KNOWN | {spelled(name) for name in reading.columns.values()}
+        if left := [name for name in names if spelled(name) not in known]:
+            told = ", ".join(left[:SHOWN_COLUMNS]) + (", ..." if len(left) > SHOWN_COLUMNS else "")
+            done.notes.append(f"{path}: not part of that form, and left out: {told}; split by them before converting")
         any_row = False
         for record in reading.records:
             any_row = True

@@ -63,13 +63,15 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
 def _checks(setup: Setup, num_layers: int, loss: float, without: list[str]) -> list[dict[str, Any]]:
     lesson = setup.lesson
     num_tokens = sum(len(example.ids) for example in lesson.examples)
-    ends = {example.ids[max(i for i, w in enumerate(example.weights) if w > 0)] for example in lesson.examples}
     control = {token: text for text, token in setup.template.tokenizer.control.items()}
-    names = ", ".join(control.get(token, "an ordinary token") for token in sorted(ends))
+    names = (
+        ", ".join(control.get(token, "an ordinary token") for token in sorted(lesson.ends))
+        or "there are no turns, only texts"
+    )
     _, free_bytes = memory_bytes()
     return [
         _check("taught tokens", lesson.num_taught > 0, f"{lesson.num_taught} of {num_tokens}"),
-        _check("the end of a turn is taught", all(token in control for token in ends), names),
+        _check("the end of a turn is taught", all(token in control for token in lesson.ends), names),
         _check("adapters", True, f"beside {num_layers} layers"),
         _check("loss of the probe is finite", math.isfinite(loss), f"{loss:.3f}"),
         _check("every adapter matrix gets a gradient", not without, f"{len(without)} get none"),

@@ -49,7 +49,7 @@ NAMED_ROWS = 10
 class Lesson:
     """What is taught, and the origins of rows that were left out because they are longer than `limit` tokens.
 
-    `notes` warn of what the model's template says nothing of.
+    `notes` warn of what the model's template says nothing of. ends: the last taught token of each conversation.
     """
 
     examples: Sequence[Example]
@@ -57,6 +57,7 @@ class Lesson:
     limit: int = 0
     whose: str = ""
     notes: tuple[str, ...] = ()
+    ends: frozenset[int] = frozenset()
 
     @property
     def left_out(self) -> str:
@@ -227,6 +228,7 @@ def teach(
     """
     examples = PackedExamples()
     too_long: list[str] = []
+    ends: set[int] = set()
     limit = min(config.train.max_tokens, context_tokens or config.train.max_tokens)
     whose = "train.max_tokens" if limit == config.train.max_tokens else "the model's context"
     invocation = template.invocation_ids() if config.train.after_prompt else None
@@ -239,8 +241,10 @@ def teach(
             raise DataError("data.nothing_taught", "no token of it is taught.", where=row.origin)
         if max(len(example.ids) for example in own) > limit:
             too_long.append(row.origin)
-        else:
-            examples += (replace(example, task=row.task) for example in own)
+            continue
+        examples += (replace(example, task=row.task) for example in own)
+        if isinstance(row, Conversation):
+            ends |= {example.last_taught for example in own}
     notes = _left_unsaid(conversations_in(rows), template)
     if rows and not examples and not held_out:
         raise DataError(
@@ -249,7 +253,7 @@ def teach(
             where=too_long[0],
             remedy="Raise it or shorten the rows." if whose == "train.max_tokens" else "Shorten the rows.",
         )
-    return Lesson(examples, too_long, limit, whose, notes)
+    return Lesson(examples, too_long, limit, whose, notes, frozenset(ends))
 
 
 def _left_unsaid(rows: Sequence[Conversation], template: ChatTemplate) -> tuple[str, ...]:

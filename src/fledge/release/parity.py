@@ -159,7 +159,7 @@ def check(
     taught = [[e.weights[p + 1] > 0 for p in scoring.positions] for e, scoring in zip(examples, text, strict=True)]
     found = compare_logits(trained(text), served(text), taught, tie_nats=threshold.tie_nats)
     unequal = _unequal_prompts(path, rows, template)
-    ends = {_last_taught(e) for e, row in zip(examples, rows, strict=True) if isinstance(row, Conversation)}
+    ends = {e.last_taught for e, row in zip(examples, rows, strict=True) if isinstance(row, Conversation)}
     end_equal = ends <= _end_tokens(path)
     faults = [
         f"{unequal} of {len(rows)} prompts have other token ids than in training" if unequal else "",
@@ -201,10 +201,6 @@ def _unequal_prompts(path: Path, rows: Sequence[Taught], template: ChatTemplate)
             != template.prompt_ids(row.prompt)
             for row in rows
         )
-
-
-def _last_taught(example: Example) -> int:
-    return next(i for i, w in zip(reversed(example.ids), reversed(example.weights), strict=True) if w > 0)
 
 
 def _end_tokens(path: Path) -> set[int]:

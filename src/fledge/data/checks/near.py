@@ -17,6 +17,7 @@ BINS = 64
 BANDS = 16
 WINDOW_BYTES = 5
 # What a text says beyond this is not compared.
+_MARKS = ".,;:!?\"'()"
 COMPARED_CHARS = 4000
 # Similar from this on, of 100 (rapidfuzz); words that have no likeness in the other may be at most such a share.
 ALIKE = 90.0
@@ -113,7 +114,7 @@ def matches(column: npt.NDArray[np.uint32], of: npt.NDArray[np.uint32], *, each:
 def alike(one: str, other: str) -> bool:
     """Whether two folded texts say the same but for spelling, small words and, in long ones, some few words.
 
-    A number that differs makes another question, however long the text around it.
+    A number that differs, or stands in another's place, makes another question, however long the text around it.
     """
     if one == other:
         return True
@@ -125,17 +126,22 @@ def alike(one: str, other: str) -> bool:
     if fuzz.ratio(one, other, score_cutoff=ALIKE) == 0:
         return False
     first, second = one.split(), other.split()
-    own, theirs = set(first) - set(second), set(second) - set(first)
-    if any(any(c.isdigit() for c in word) for word in own | theirs):
+    if _numbers(first) != _numbers(second):
         return False
+    own, theirs = set(first) - set(second), set(second) - set(first)
     strange = sum(_is_strange(word, theirs) for word in own) + sum(_is_strange(word, own) for word in theirs)
     return strange <= STRANGE_WORDS * (len(first) + len(second)) / 2
+
+
+def _numbers(words: Sequence[str]) -> list[str]:
+    """Return the words that hold a digit, in order, without the marks around them."""
+    return [word.strip(_MARKS) for word in words if any(c.isdigit() for c in word)]
 
 
 def _is_strange(word: str, others: set[str]) -> bool:
     from rapidfuzz import fuzz
 
-    bare = word.strip(".,;:!?\"'()")
+    bare = word.strip(_MARKS)
     if len(bare) <= SMALL_WORD_CHARS and bare.isalpha() and bare.isascii() and bare not in ("not", "no"):
         return False
     return all(fuzz.ratio(bare, other, score_cutoff=SPELLED_ALIKE) == 0 for other in others)

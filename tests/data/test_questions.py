@@ -21,71 +21,72 @@ def found(text: str) -> list[tuple[str, str]]:
     return [(asked.question, asked.answer) for asked in questions_of(Text(text, "page.md"))]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            "# FAQ\n\n## What is it?\n\nA tool.\n\n- a\n\n## Why?\n\nSo.\n\n## Notes\n\nNone.",
-            [("What is it?", "A tool.\n\n- a"), ("Why?", "So.")],
-        ),
-        # What stands below a question belongs to its answer, unless it is a question itself.
-        (
-            "# Is it?\n\nYes.\n\n## But how?\n\nLike so.\n\n### Then\n\nMore.",
-            [("Is it?", "Yes."), ("But how?", "Like so.\n\n### Then\n\nMore.")],
-        ),
-        # A heading among questions that holds questions of its own is none.
-        (
-            "## A?\n\n1\n\n## B?\n\n2\n\n## C?\n\n3\n\n## Returns\n\nQ: Can I?\nA: Yes.\nQ: Who pays?\nA: We do."
-            "\n\n**How long?**\n\nTwo days.",
-            [
-                ("A?", "1"),
-                ("B?", "2"),
-                ("C?", "3"),
-                ("Can I?", "Yes."),
-                ("Who pays?", "We do."),
-                ("How long?", "Two days."),
-            ],
-        ),
-        # Most of these ask, so the one that does not by its sign asks too.
-        (
-            "## A?\n\n1\n\n## B?\n\n2\n\n## C?\n\n3\n\n## It fails at once.\n\n4",
-            [("A?", "1"), ("B?", "2"), ("C?", "3"), ("It fails at once.", "4")],
-        ),
-        ("".join(f"## {n}{'?' * (n < 3)}\n\nx\n\n" for n in range(8)), [("0?", "x"), ("1?", "x"), ("2?", "x")]),
-        ("## A?\n\n1\n\n## Install\n\n2\n\n## Use\n\n3", [("A?", "1")]),
-        ("## 3.2 How do I stop it\n\nPress it.\n\n## What is new\n\nMuch.", [("How do I stop it", "Press it.")]),
-        ("## Empty?\n\n## Full?\n\nYes.", [("Full?", "Yes.")]),
-        (
-            "Q: What?\nA: This.\n   And that.\n\nQ2. Where?\n\nA. Here.\n\nThere.\n\n# End\n\nx",
-            [("What?", "This.\nAnd that."), ("Where?", "Here.\n\nThere.")],
-        ),
-        ("**Frage:** Wie?\n**Antwort:** So.\n\nQ: And?\n\nNothing.", [("Wie?", "So.")]),
-        ("1. Q: One?\n   A: First.\n2. Q: Two?\n   A: Second.", [("One?", "First."), ("Two?", "Second.")]),
-        (
-            "Intro.\n\n**How much?** Ten.\n\n**When?**\n\nNow.\n\nSoon.\n\n---\n\nFoot.",
-            [("How much?", "Ten."), ("When?", "Now.\n\nSoon.")],
-        ),
-        (
-            "1. Who?\n\nMe.\n\n2. Where?\n\nHere.\n\n3. When?\n\nNow.",
-            [("Who?", "Me."), ("Where?", "Here."), ("When?", "Now.")],
-        ),
-        ("Is that all? I do not know.\n\nWho knows?\n\nNobody.", []),
-        (
-            "Widget\n: A thing,\n  small.\n\n`*`\n: Any.",
-            [('What does "Widget" mean?', "A thing,\nsmall."), ('What does "*" mean?', "Any.")],
-        ),
-        (
-            "Widget\n   A thing.\n\nSee also:\n   Others.\n\nmodule x\n   Not a term.",
-            [('What does "Widget" mean?', "A thing.")],
-        ),
-        (
-            "## `Tea`\n\n**Tea** (a plant) is a drink. It is hot.\n\nMore.",
-            [("What is Tea?", "**Tea** (a plant) is a drink. It is hot.")],
-        ),
-        ("## Cups\n\nThe cups are small.\n\n## Usage\n\nUse it.", [("What are Cups?", "The cups are small.")]),
-        ("```\n# What is it?\n\nQ: a\nA: b\n```", []),
-    ],
-)
+# A document, and the questions in it with their answers.
+WAYS: list[tuple[str, list[tuple[str, str]]]] = [
+    (
+        "# FAQ\n\n## What is it?\n\nA tool.\n\n- a\n\n## Why?\n\nSo.\n\n## Notes\n\nNone.",
+        [("What is it?", "A tool.\n\n- a"), ("Why?", "So.")],
+    ),
+    # What stands below a question belongs to its answer, unless it is a question itself.
+    (
+        "# Is it?\n\nYes.\n\n## But how?\n\nLike so.\n\n### Then\n\nMore.",
+        [("Is it?", "Yes."), ("But how?", "Like so.\n\n### Then\n\nMore.")],
+    ),
+    # A heading among questions that holds questions of its own is none.
+    (
+        "## A?\n\n1\n\n## B?\n\n2\n\n## C?\n\n3\n\n## Returns\n\nQ: Can I?\nA: Yes.\nQ: Who pays?\nA: We do."
+        "\n\n**How long?**\n\nTwo days.",
+        [
+            ("A?", "1"),
+            ("B?", "2"),
+            ("C?", "3"),
+            ("Can I?", "Yes."),
+            ("Who pays?", "We do."),
+            ("How long?", "Two days."),
+        ],
+    ),
+    # Most of these ask, so the one that does not by its sign asks too.
+    (
+        "## A?\n\n1\n\n## B?\n\n2\n\n## C?\n\n3\n\n## It fails at once.\n\n4",
+        [("A?", "1"), ("B?", "2"), ("C?", "3"), ("It fails at once.", "4")],
+    ),
+    ("".join(f"## {n}{'?' * (n < 3)}\n\nx\n\n" for n in range(8)), [("0?", "x"), ("1?", "x"), ("2?", "x")]),
+    ("## A?\n\n1\n\n## Install\n\n2\n\n## Use\n\n3", [("A?", "1")]),
+    ("## 3.2 How do I stop it\n\nPress it.\n\n## What is new\n\nMuch.", [("How do I stop it", "Press it.")]),
+    ("## Empty?\n\n## Full?\n\nYes.", [("Full?", "Yes.")]),
+    (
+        "Q: What?\nA: This.\n   And that.\n\nQ2. Where?\n\nA. Here.\n\nThere.\n\n# End\n\nx",
+        [("What?", "This.\nAnd that."), ("Where?", "Here.\n\nThere.")],
+    ),
+    ("**Frage:** Wie?\n**Antwort:** So.\n\nQ: And?\n\nNothing.", [("Wie?", "So.")]),
+    ("1. Q: One?\n   A: First.\n2. Q: Two?\n   A: Second.", [("One?", "First."), ("Two?", "Second.")]),
+    (
+        "Intro.\n\n**How much?** Ten.\n\n**When?**\n\nNow.\n\nSoon.\n\n---\n\nFoot.",
+        [("How much?", "Ten."), ("When?", "Now.\n\nSoon.")],
+    ),
+    (
+        "1. Who?\n\nMe.\n\n2. Where?\n\nHere.\n\n3. When?\n\nNow.",
+        [("Who?", "Me."), ("Where?", "Here."), ("When?", "Now.")],
+    ),
+    ("Is that all? I do not know.\n\nWho knows?\n\nNobody.", []),
+    (
+        "Widget\n: A thing,\n  small.\n\n`*`\n: Any.",
+        [('What does "Widget" mean?', "A thing,\nsmall."), ('What does "*" mean?', "Any.")],
+    ),
+    (
+        "Widget\n   A thing.\n\nSee also:\n   Others.\n\nmodule x\n   Not a term.",
+        [('What does "Widget" mean?', "A thing.")],
+    ),
+    (
+        "## `Tea`\n\n**Tea** (a plant) is a drink. It is hot.\n\nMore.",
+        [("What is Tea?", "**Tea** (a plant) is a drink. It is hot.")],
+    ),
+    ("## Cups\n\nThe cups are small.\n\n## Usage\n\nUse it.", [("What are Cups?", "The cups are small.")]),
+    ("```\n# What is it?\n\nQ: a\nA: b\n```", []),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), WAYS)
 def test_every_way_to_ask(text: str, expected: list[tuple[str, str]]) -> None:
     assert found(text) == expected
 

@@ -10,9 +10,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from fledge.config import DataConfig
 from fledge.data.forms import chats, conversations, preferences, texts
 from fledge.data.forms.turns import RowFault
-from fledge.data.sources import no_rows
+from fledge.data.sources import Source, no_rows, open_source
 from fledge.errors import ConfigError, DataError, Finding, nearest
 from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Row, Taught, Text
 
@@ -129,6 +130,22 @@ def read_records(
         why += f"; taught is what '{me}' wrote (data.me names another)"
     records = _records(chain(head, stream), found, renames, mend)
     return Reading(form, why, records, renames, me, chat_rows)
+
+
+def open_records(
+    path: Path,
+    told: DataConfig,
+    *,
+    through: Callable[[Iterable[Row | Finding]], Iterable[Row | Finding]] = iter,
+    mend: Mend | None = None,
+) -> tuple[Source, Reading]:
+    """Return a file and its rows as records, as `told` in fledge.yaml; rows go `through` a function first.
+
+    Raises what open_source and read_records raise.
+    """
+    source = open_source(path, encoding=told.encoding)
+    rows = through(source.rows)
+    return source, read_records(rows, form=told.format, columns=told.columns, me=told.me, mend=mend)
 
 
 def _records(

@@ -19,8 +19,8 @@ from fledge.data.checks.licence import Licence, find_licences
 from fledge.data.checks.look import MAX_KEPT, Asked, Rows, load
 from fledge.data.checks.shape import SHARE, common_shape
 from fledge.data.checks.view import view, warning
-from fledge.data.formats import read_records
-from fledge.data.sources import files_in, no_rows, open_source
+from fledge.data.formats import open_records
+from fledge.data.sources import files_in, no_rows
 from fledge.data.template import ChatTemplate
 from fledge.errors import DataError, Finding, Severity, writing
 from fledge.recipes.check_pieces import PIECE_BYTES, Piece, look_at_all
@@ -156,9 +156,7 @@ def _plan(report: Report, config: Config, folder: Path, tell: Callable[[Finding]
     answers: list[str] = []
     for seen in report.files:
         try:
-            source = open_source(seen.path, encoding=config.data.encoding)
-            rows = islice(source.rows, SHAPE_ROWS)
-            reading = read_records(rows, form=config.data.format, columns=config.data.columns, me=config.data.me)
+            source, reading = open_records(seen.path, config.data, through=lambda rows: islice(rows, SHAPE_ROWS))
             heads = [view(record) for record in reading.records if not isinstance(record, Finding)]
         except DataError as error:
             seen.errors += 1

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from fledge.config import Config
 from fledge.data.canonical import KINDS, as_line, as_values
 from fledge.data.columns import KNOWN, spelled
-from fledge.data.formats import read_records
+from fledge.data.formats import open_records
 from fledge.data.lines import with_lines
 from fledge.data.questions import questions_of
-from fledge.data.sources import files_in, no_rows, open_source
+from fledge.data.sources import files_in, no_rows
 from fledge.errors import ConfigError, DataError, Finding
 from fledge.project import staged_file
 from fledge.records import Conversation, Message, Record, Row, Text
@@ -159,7 +160,7 @@ def mixed(first: Record, other: Record) -> DataError:
     )
 
 
-def _seen(rows: Iterable[Row | Finding], names: dict[str, None]) -> Iterator[Row | Finding]:
+def _seen(names: dict[str, None], rows: Iterable[Row | Finding]) -> Iterator[Row | Finding]:
     """Pass rows on and note what their columns are called."""
     for row in rows:
         if isinstance(row, Row):
@@ -168,11 +169,9 @@ def _seen(rows: Iterable[Row | Finding], names: dict[str, None]) -> Iterator[Row
 
 
 def _records(files: Sequence[Path], config: Config, done: Converted) -> Iterator[Record | Finding]:
-    data = config.data
     for path in files:
-        source = open_source(path, encoding=data.encoding)
         names: dict[str, None] = {}
-        reading = read_records(_seen(source.rows, names), form=data.format, columns=data.columns, me=data.me)
+        source, reading = open_records(path, config.data, through=partial(_seen, names))
         how = f" ({source.why})" if source.why else ""
         done.notes.append(f"{path}{how}: read as {reading.form}: {reading.why}")
         # By now the rows that a form was recognised by have been seen.

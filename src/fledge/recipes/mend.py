@@ -13,9 +13,8 @@ from fledge.data.canonical import as_line
 from fledge.data.checks.mask import Masker
 from fledge.data.checks.text import unmangled
 from fledge.data.checks.turns import mended
-from fledge.data.formats import read_records
+from fledge.data.formats import open_records
 from fledge.data.forms.turns import RowFault
-from fledge.data.sources import open_source
 from fledge.errors import ConfigError, DataError, Finding
 from fledge.project import staged_file
 from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Row, Text
@@ -88,10 +87,8 @@ def _records(path: Path, config: Config, done: Mended) -> Iterator[Record | Find
         return [record]
 
     try:
-        source = open_source(path, encoding=config.data.encoding)
-        yield from read_records(
-            source.rows, form=config.data.format, columns=config.data.columns, me=config.data.me, mend=repair
-        ).records
+        _, reading = open_records(path, config.data, mend=repair)
+        yield from reading.records
     except DataError as error:
         yield Finding(error.code, error.where or str(path), error.message, error.remedy)
 

@@ -10,11 +10,11 @@ from typing import Literal
 
 from fledge.config import Config
 from fledge.data import mix, token_cache
-from fledge.data.formats import read_records, taught_of
+from fledge.data.formats import open_records, taught_of
 from fledge.data.lines import with_lines
 from fledge.data.packed import PackedExamples
 from fledge.data.prose import text_examples
-from fledge.data.sources import DOCUMENTS, files_in, open_source, suffix_kind
+from fledge.data.sources import DOCUMENTS, files_in, suffix_kind
 from fledge.data.split import split_records
 from fledge.data.template import ChatTemplate
 from fledge.errors import ConfigError, DataError
@@ -97,8 +97,7 @@ def read_taught(paths: Sequence[Path], config: Config, *, project: Path = Path()
     rows: list[Taught] = []
     notes = []
     for given, path in ((source, file) for source in paths for file in files_in(source)):
-        source = open_source(path, encoding=config.data.encoding)
-        reading = read_records(source.rows, form=config.data.format, columns=config.data.columns, me=config.data.me)
+        source, reading = open_records(path, config.data)
         found = taught_of(reading, path)
         how = f" ({source.why})" if source.why else ""
         notes.append(f"{path.name}{how}: {len(found)} rows, read as {reading.form}: {reading.why}")

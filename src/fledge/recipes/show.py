@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path
 
 from fledge.config import Config
-from fledge.data.formats import as_conversation, read_records
+from fledge.data.formats import as_conversation, open_records
 from fledge.data.lines import with_lines
 from fledge.data.mix import with_system
 from fledge.data.prose import rendered_passages
-from fledge.data.sources import files_in, no_rows, open_source
+from fledge.data.sources import files_in, no_rows
 from fledge.data.template import ChatTemplate, Rendered, Span
 from fledge.errors import DataError, Finding
 from fledge.records import Taught, Text
@@ -61,15 +61,14 @@ def _shown(path: Path, config: Config, template: ChatTemplate) -> Iterator[Shown
 
 
 def _rows(path: Path, config: Config) -> Iterator[Taught]:
-    data = config.data
     for file in files_in(path):
-        source = open_source(file, encoding=data.encoding)
+        _, reading = open_records(file, config.data)
         any_row = False
-        for record in read_records(source.rows, form=data.format, columns=data.columns, me=data.me).records:
+        for record in reading.records:
             any_row = True
             if isinstance(record, Finding):
                 raise DataError.from_findings([record])
             taught = record if isinstance(record, Text) else as_conversation(record)
-            yield from with_system([taught], data.system) if taught is not None else []
+            yield from with_system([taught], config.data.system) if taught is not None else []
         if not any_row:
             raise no_rows(file)

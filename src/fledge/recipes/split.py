@@ -6,12 +6,13 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fledge.config import Config
 from fledge.data.canonical import KINDS, as_line
-from fledge.data.formats import read_records
-from fledge.data.sources import files_in, no_rows, open_source
+from fledge.data.formats import open_records
+from fledge.data.sources import files_in, no_rows
 from fledge.data.split import Split, record, split
 from fledge.errors import ConfigError, DataError, Finding, nearest, writing
 from fledge.project import staged_file
@@ -98,19 +99,19 @@ def _good(records: Iterator[Record | Finding], findings: list[Finding], progress
 
 
 def _records(files: Sequence[Path], config: Config, by: str | None) -> Iterator[Record | Finding]:
-    data = config.data
     for path in files:
-        source = open_source(path, encoding=data.encoding)
-        rows = source.rows if by is None else (_grouped(row, by) for row in source.rows)
+        _, reading = open_records(
+            path, config.data, through=iter if by is None else partial(map, partial(_grouped, by))
+        )
         any_row = False
-        for one in read_records(rows, form=data.format, columns=data.columns, me=data.me).records:
+        for one in reading.records:
             any_row = True
             yield one
         if not any_row:
             raise no_rows(path)
 
 
-def _grouped(row: Row | Finding, by: str) -> Row | Finding:
+def _grouped(by: str, row: Row | Finding) -> Row | Finding:
     """Return the row with what stands in column `by` as its group; an empty cell ties it to nothing."""
     if isinstance(row, Finding):
         return row

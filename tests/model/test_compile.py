@@ -60,6 +60,14 @@ def test_a_first_run_says_that_it_compiles_and_a_second_does_not(tmp_path: Path)
     assert {path.suffix for path in (tmp_path / "kernels").iterdir()} == {".so"}, "nothing half-made is left"
 
 
+def test_another_openmp_in_the_process_changes_nothing() -> None:
+    """Packages bring their own OpenMP: the kernels have to run on the threads of torch's, under the same name."""
+    names = "import torch; from fledge.model.engine.compile import _plan; print(_plan(torch.float32).path)"
+    first = "import sentencepiece; "
+    told = {subprocess.check_output([sys.executable, "-c", before + names]) for before in ("", first)}
+    assert len(told) == 1
+
+
 @pytest.mark.slow
 def test_damaged_libraries_are_compiled_again(tmp_path: Path) -> None:
     """Loading one that a power cut has left half-written ends a process without a word."""

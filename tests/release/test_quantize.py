@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import gguf
 import numpy as np
 import pytest
@@ -59,14 +61,20 @@ def test_threads_do_not_change_the_bytes(ggml_type: str) -> None:
     assert np.array_equal(whole, np.concatenate([q.quantize(row[None], ggml_type) for row in rows]))
 
 
-def test_the_self_test_sees_a_quantiser_that_writes_something_else() -> None:
+@pytest.mark.parametrize("junk", [None, 0xFF])
+def test_the_self_test_sees_a_quantiser_that_writes_something_else(junk: int | None) -> None:
+    """Rows that changed places, and bytes that read as no number."""
     chunk = q._tested_chunk()
     assert chunk is not None and q.passes(chunk, "Q4_K")
 
-    def off_by_a_row(kind: int, source: int, target: int, start: int, rows: int, columns: int, imatrix: None) -> int:
-        return chunk(kind, source + 4, target, start, rows, columns, imatrix)
+    def broken(kind: int, source: int, target: int, start: int, rows: int, columns: int, imatrix: None) -> int:
+        written = chunk(kind, source, target, start, rows, columns, imatrix)
+        held = ctypes.string_at(target, written)
+        half = written // 2
+        ctypes.memmove(target, held[half:] + held[:half] if junk is None else bytes([junk]) * written, written)
+        return written
 
-    assert not q.passes(off_by_a_row, "Q4_K")
+    assert not q.passes(broken, "Q4_K")
 
 
 def test_without_the_library_k_types_are_refused_and_the_rest_is_the_same() -> None:

@@ -44,10 +44,15 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the library at `path` is made, if it is not there."""
+    """How the library called `name` is made, if it is not there."""
 
     command: list[str]
-    path: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is kept: asked each time, as the cache may be moved while the plan holds."""
+        return cache_root() / "kernels" / self.name
 
 
 def to_compile(dtypes: Sequence[torch.dtype]) -> list[torch.dtype]:
@@ -90,7 +95,7 @@ def _plan(dtype: torch.dtype) -> Plan | str:
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         return "no C++ compiler (g++) is installed"
-    openmp = _loaded_openmp()
+    openmp = _openmp_of_torch()
     if openmp is None:
         return "torch here does not use GNU OpenMP"
     command = [compiler, *FLAGS, *_machine_flags(), f"-DNUMBER={NUMBERS[dtype]}"]
@@ -100,7 +105,7 @@ def _plan(dtype: torch.dtype) -> Plan | str:
         return f"{Path(compiler).name} does not run: {error}"
     digest = _digest(" ".join(command), version.decode(errors="replace"), str(openmp), " ".join(cpu_flags()))
     command += ["-shared", str(SOURCES / "kernels.cpp"), str(openmp)]
-    return Plan(command, cache_root() / "kernels" / f"{digest}.so")
+    return Plan(command, f"{digest}.so")
 
 
 def _compile(command: list[str], path: Path) -> None:
@@ -159,11 +164,20 @@ def cpu_flags() -> tuple[str, ...]:
     return tuple(sorted(found.partition(":")[2].split()))
 
 
-def _loaded_openmp() -> Path | None:
-    """Return the OpenMP library that torch runs on. Ours must be the same: two would keep two sets of threads."""
+def _openmp_of_torch() -> Path | None:
+    """Return the OpenMP library that torch runs on. Ours must be the same: two would keep two sets of threads.
+
+    Other packages bring and load one of their own, so the loader is asked which one torch's calls go to.
+    """
     try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        mapped = [line.split(maxsplit=5) for line in maps if line.count("/") > 0]
+        torch_library = next(fields[5] for fields in mapped if "libtorch_cpu" in fields[5])
+        called = ctypes.cast(ctypes.CDLL(torch_library).GOMP_parallel, ctypes.c_void_p).value or 0
+    except (OSError, StopIteration, AttributeError):
         return None
-    paths = {Path(line.split(maxsplit=5)[5]) for line in lines if "libgomp" in line}
-    return next(iter(sorted(paths)), None)
+    for fields in mapped:
+        first, end = (int(address, 16) for address in fields[0].split("-"))
+        if first <= called < end:
+            return Path(fields[5]) if "libgomp" in fields[5] else None
+    return None

@@ -140,6 +140,18 @@ class TrainConfig(_Section):
         return value
 
 
+class PreferenceConfig(_Section):
+    beta: Annotated[float, Field(gt=0, le=100)] | Auto = Field(
+        "auto",
+        description="how closely to stay by the model as it was (orpo: how much the odds count)",
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs that may be the wrong way round")
+    gamma: float = Field(0.5, ge=0, le=10, description="simpo: by how much a chosen answer has to be ahead")
+    sft_weight: float = Field(0.0, ge=0, le=100, description="adds so many times the loss of the chosen answers")
+    good_weight: Annotated[float, Field(gt=0, le=100)] | Auto = Field("auto", description="kto: of a good answer")
+    bad_weight: Annotated[float, Field(gt=0, le=100)] | Auto = Field("auto", description="kto: of a bad answer")
+
+
 class GenerateConfig(_Section):
     temperature: float = Field(0.0, ge=0, description="0 is greedy")
     max_tokens: int = Field(256, ge=1, description="longest answer")
@@ -164,12 +176,15 @@ class Config(_Section):
     """Everything a project can be told. An unknown key is an error that names the nearest known one."""
 
     model: str = Field("smollm2-135m", description="catalog name, hub id, folder or .gguf")
-    objective: Literal["sft", "text"] = Field(
-        "sft", description="sft: answers are learnt; text: documents, every token of them (continued pre-training)"
+    objective: Literal["sft", "text", "dpo", "ipo", "orpo", "simpo", "kto"] = Field(
+        "sft",
+        description="sft: answers; text: documents, every token (continued pre-training); dpo, ipo, orpo, simpo: pairs "
+        "of a better and a worse answer; kto: answers judged good or bad",
     )
     method: Literal["lora"] = Field("lora", description="what is trained")
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    preference: PreferenceConfig = PreferenceConfig()
     generate: GenerateConfig = GenerateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     release: ReleaseConfig = ReleaseConfig()

@@ -40,6 +40,7 @@ CODES: dict[str, str] = {
     "data.bad_encoding": "bytes that are no text in the encoding found",
     "data.too_long": "a row that is longer than train.max_tokens",
     "data.nothing_taught": "a row, or all rows, without a single taught token",
+    "data.other_objective": "rows from which another objective learns",
     "data.template": "the model's chat template refused a conversation",
     "data.cut_answer": "an answer that seems to be cut off",
     "data.language": "a row in another language than the others",

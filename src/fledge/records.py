@@ -98,6 +98,7 @@ class Preference:
     origin: str
     group: str | None = None
     tools: str = ""
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Judged:
     origin: str
     group: str | None = None
     tools: str = ""
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ class Text:
 
 # What a model can be taught: a conversation's answers, or a text's every token.
 Taught = Conversation | Text
+# What an objective learns from: answers to be learnt, pairs of a better and a worse one, or answers judged one by one.
+Learnt = Taught | Preference | Judged
+RowKind = Literal["answers", "pairs", "judged"]
 Record = Conversation | Preference | Judged | Problem | Text
 
 

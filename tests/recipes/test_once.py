@@ -16,12 +16,13 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from fledge.config import TrainConfig, load_config
+from fledge.config import Config, TrainConfig, load_config
 from fledge.errors import ConfigError, DataError, ExportError
 from fledge.model.adapter import load_adapter, save_adapter
 from fledge.model.causal import CausalModel
 from fledge.model.lora import LoraSettings
 from fledge.model.weights import open_weights
+from fledge.objective.sft import sft
 from fledge.project import find_run
 from fledge.recipes import once
 from fledge.recipes.forecast import forecast
@@ -35,7 +36,7 @@ from fledge.runtime.llama import Llama, Sampling
 from fledge.runtime.logits import Scoring, logits
 from fledge.training.batch import to_batch
 from fledge.training.loop import Step
-from fledge.training.score import mean_loss
+from fledge.training.score import measured
 from tiny import load_tiny, loss_and_gradients, random_examples, save_project, save_tiny_model, tries
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -131,7 +132,8 @@ def test_after_the_prompt_alone_is_pefts_activated_lora(folder: Path, tmp_path: 
         total += float(loss.detach())
     expected = {n.replace(".default", ""): p.grad for n, p in theirs.named_parameters() if p.grad is not None}
     agree(loss_and_gradients(model, batch), (total, expected), 1e-3)
-    whole = mean_loss(model, rows, tokens_per_piece=tokens, memory=remembered(model, rows))
+    again = to_batch(rows, tokens_per_piece=tokens, memory=remembered(model, rows), numbers=range(len(rows)))
+    whole, _ = measured(model, again, sft)
     assert whole == pytest.approx(total, rel=1e-4)
     everywhere = loss_and_gradients(model, to_batch(rows, tokens_per_piece=tokens))
     assert abs(everywhere[0] - total) > 0.05, "an adapter that acts everywhere is another model"
@@ -169,7 +171,7 @@ def test_what_cannot_be_had_is_said_before_the_start(tmp_path: Path, knobs: dict
 def test_after_prompt_needs_the_fast_path(tmp_path: Path) -> None:
     setup = prepare(project := save_project(tmp_path / "project"), load_config(project))
     with pytest.raises(ConfigError, match=r"needs the fast path, and a test wants none\."):
-        once.check_options(ALORA, setup.weights, plain="a test wants none")
+        once.check_options(Config(train=ALORA), setup.weights, plain="a test wants none")
 
 
 @pytest.mark.parametrize("knobs", [{"top_layers": 1}, {"after_prompt": True}])

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.data.course import plain
+from fledge.objective.sft import sft
 from fledge.records import Example
 from fledge.training.batch import Batch, batches, num_steps, to_batch
-from fledge.training.score import mean_loss
+from fledge.training.score import measured
 from tiny import flat, load_tiny, loss_and_gradients, random_examples, save_tiny_model, tries
 
 
@@ -67,7 +68,21 @@ def test_the_mean_loss_does_not_depend_on_the_pieces_either(folder: Path) -> Non
     examples = weights_varied(random_examples(16))
     expected = loss_and_gradients(model, to_batch(examples, tokens_per_piece=100_000))[0]
     for tokens in (1, 64, 100_000):
-        assert mean_loss(model, examples, tokens_per_piece=tokens) == pytest.approx(expected, abs=1e-6)
+        found, metrics = measured(model, to_batch(examples, tokens_per_piece=tokens), sft)
+        assert (found, metrics) == (pytest.approx(expected, abs=1e-6), {})
+
+
+def test_what_was_measured_before_does_not_change_a_step(folder: Path) -> None:
+    """A trunk's memory of a pass without gradients once came back in a pass with them, which needs more of it."""
+    examples = random_examples(12)
+    batch = to_batch(examples, tokens_per_piece=20)
+    assert batch.trunk is not None and len(batch.pieces) > 1
+    loss, gradients = loss_and_gradients(load_tiny(folder), batch)
+    model = load_tiny(folder)
+    assert measured(model, batch, sft)[0] == pytest.approx(loss, abs=1e-6)
+    again, after = loss_and_gradients(model, batch)
+    assert again == loss
+    assert torch.equal(flat(list(after.values())), flat(list(gradients.values())))
 
 
 @settings(max_examples=100, deadline=None)

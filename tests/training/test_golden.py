@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from fledge.data.course import plain
-from fledge.objective import OBJECTIVES
+from fledge.data.mismatched import mismatched
+from fledge.objective import OBJECTIVES, Aim, Terms
+from fledge.records import Example
 from fledge.training.batch import batches
 from fledge.training.loop import Plan, fit
 from fledge.training.optim import Schedule, adamw
@@ -30,8 +33,19 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+KNOBS = Terms(beta=0.05, good_weight=1.0, bad_weight=1.5, sft_weight=0.1)
 # Objectives that are one function under two names are recorded once, under the first.
-DISTINCT = {objective: name for name, objective in reversed(OBJECTIVES.items())}.values()
+DISTINCT = {aim: name for name, aim in reversed(OBJECTIVES.items())}.values()
+
+
+def rows_of(aim: Aim) -> tuple[list[Example], list[Example]]:
+    """Return what 32 rows of the objective are, and what it sets aside."""
+    examples = random_examples(32 * aim.unit)
+    if aim.learns_from == "answers":
+        return examples, []
+    columns = [{"reference": -7.3 * e.num_taught, "label": float(i % 3 == 0)} for i, e in enumerate(examples)]
+    examples = [replace(e, columns=own) for e, own in zip(examples, columns, strict=True)]
+    return examples, mismatched(examples, limit=64) if aim.before else []
 
 
 @pytest.mark.usefixtures("_one_thread")
@@ -41,10 +55,20 @@ def test_the_losses_are_the_recorded_ones(name: str, tmp_path: Path) -> None:
     optimizer = adamw(model.parameters(), weight_decay=0.01)
     plan = Plan(STEPS, 0, Schedule(1e-2, STEPS, 0.1), 1.0, 1e9, lambda step: None)
     course = plain(32, seed=0)
+    aim = OBJECTIVES[name]
+    examples, aside = rows_of(aim)
     stream = batches(
-        random_examples(32), rows_per_step=8, tokens_per_piece=100, course=course, first_step=0, steps=STEPS
+        examples,
+        rows_per_step=8,
+        tokens_per_piece=100,
+        course=course,
+        first_step=0,
+        steps=STEPS,
+        unit=aim.unit,
+        aside=aside,
     )
-    losses = [step.loss for step in fit(model, stream, OBJECTIVES[name], optimizer, plan)]
+    plan = replace(plan, before=aim.before(KNOBS) if aim.before else None)
+    losses = [step.loss for step in fit(model, stream, aim.make(KNOBS), optimizer, plan)]
     path = GOLDEN / f"{name}.json"
     if os.environ.get(REGENERATE):
         path.write_text(json.dumps({"losses": losses}, indent=2) + "\n", encoding="utf-8")

@@ -61,7 +61,8 @@ def with_progress(work: Any) -> dict[str, Any]:
 
         def on_step(step: Any) -> None:
             rate = step.tokens_effective / step.seconds
-            bar(step.step, step.steps, note=f"loss {step.loss:.3f}  {rate:,.0f} tokens/s")
+            told = "".join(f"  {name} {step.metrics[name]:.2f}" for name in ("accuracy",) if name in step.metrics)
+            bar(step.step, step.steps, note=f"loss {step.loss:.3f}{told}  {rate:,.0f} tokens/s")
 
         try:
             result: dict[str, Any] = work(Listener(say=say, step=on_step))
@@ -77,6 +78,9 @@ def _tell(summary: dict[str, Any]) -> None:
     held_out = "" if summary["eval_loss"] is None else f", held-out {summary['eval_loss']:.3f}"
     say(f"run      {summary['run']}")
     say(f"loss     {summary['loss_first']:.3f} -> {summary['loss_last']:.3f}{held_out}")
+    apart = summary.get("eval_metrics", {}).get("accuracy")
+    if apart is not None:
+        say(f"         {apart:.1%} of the held-out rows are told apart: the better answer has the higher reward")
     measured = [task for task in summary.get("tasks", ()) if task["eval_loss"] is not None]
     for task in measured if len(measured) > 1 else ():
         say(f"         held-out {task['eval_loss']:.3f} on {task['task']} ({task['eval_rows']} rows)")

@@ -5,21 +5,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from fledge.records import Message, Taught, Text
+from fledge.records import Learnt, Message, Preference, Text
+
+AnyRow = TypeVar("AnyRow", bound=Learnt)
 
 
-def with_system(rows: Sequence[Taught], system: str | None) -> list[Taught]:
+def with_system(rows: Sequence[AnyRow], system: str | None) -> list[AnyRow]:
     """Return the rows with a system message put before the conversations that have none."""
     if not system:
         return list(rows)
     head = Message("system", system)
-    return [
-        row
-        if isinstance(row, Text) or row.messages[0].role == "system"
-        else replace(row, messages=(head, *row.messages))
-        for row in rows
-    ]
+    return [_headed(row, head) for row in rows]
+
+
+def _headed(row: AnyRow, head: Message) -> AnyRow:
+    if isinstance(row, Text):
+        return row
+    if isinstance(row, Preference):
+        return row if _begins(row.prompt) else replace(row, prompt=(head, *row.prompt))
+    return row if _begins(row.messages) else replace(row, messages=(head, *row.messages))
+
+
+def _begins(messages: Sequence[Message]) -> bool:
+    return bool(messages) and messages[0].role == "system"
 
 
 def shuffled(num_rows: int, *, seed: int | str, epoch: int) -> list[int]:

@@ -8,7 +8,6 @@ M (the identity behind it: mean over branches == one pass with per-token weights
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,15 +15,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from fledge.data.layout import NO_PARENT, Layout, Run, common_prefix, lay_out
 from fledge.records import Example
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-NO_PARENT = -1
 # above every token id
 _MARK = 1 << 40
-# (first key, number of tokens, position of the first)
-Run = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Tree:
     target_M: Ints
     sequence_M: Ints
     weight_M: Floats
-    columns_S: Mapping[str, Floats]
+    columns_S: Mapping[str, NDArray[np.float64]]
     num_sequences: int
     num_tokens_unshared: int
 
@@ -89,21 +86,6 @@ class Step:
     pieces: tuple[tuple[list[int], Tree], ...]
 
 
-@dataclass(frozen=True)
-class _Node:
-    """Tokens depth:end_depth of sequence `sequence` (and of all that share them), beginning at `start`."""
-
-    parent: int
-    sequence: int
-    depth: int
-    end_depth: int
-    start: int
-
-    @property
-    def length(self) -> int:
-        return self.end_depth - self.depth
-
-
 def pack(examples: Sequence[Example]) -> Tree:
     """Return the tree of `examples`; sequence s of the tree is examples[s].
 
@@ -111,17 +93,18 @@ def pack(examples: Sequence[Example]) -> Tree:
     them. Every example must teach something, and not its first token, which nothing predicts.
     """
     assert examples, "nothing to pack"
-    return _filled(examples, _lay_out([_input(example) for example in examples], []))
+    return _filled(examples, lay_out([_input(example) for example in examples], []))
 
 
-def split(examples: Sequence[Example], *, max_tokens: int, trunk: bool = True) -> Step:
+def split(examples: Sequence[Example], *, max_tokens: int, trunk: bool = True, unit: int = 1) -> Step:
     """Return the step over `examples` in pieces of at most `max_tokens` distinct tokens where one row allows it.
 
-    Rows with a common prefix stay together: they are cut in sorted order. Which rows share an optimizer step is not
-    changed by this, only how much of it is in memory at once. The trunk has at most `max_tokens` too; with
-    trunk=False there is none, and each piece computes for itself what it shares with others.
+    A row is `unit` examples in sequence, which stay in one piece and in their order. Rows with a common prefix stay
+    together: they are cut in sorted order. Which rows share an optimizer step is not changed by this, only how much of
+    it is in memory at once. The trunk has at most `max_tokens` too; with trunk=False there is none, and each piece
+    computes for itself what it shares with others.
     """
-    base, parts = _divide([_input(example) for example in examples], max_tokens=max_tokens, trunk=trunk)
+    base, parts = _divide([_input(example) for example in examples], max_tokens=max_tokens, trunk=trunk, unit=unit)
     pieces = ((part, _filled([examples[i] for i in part], layout)) for part, layout in parts)
     return Step(None if base is None else _bare(base), tuple(pieces))
 
@@ -135,8 +118,8 @@ def pack_after_prompts(examples: Sequence[Example]) -> tuple[Tree, Tree]:
     prompts = [ids[: example.prompt_tokens] for ids, example in zip(inputs, examples, strict=True)]
     # A token behind a prompt is not the same as one within a longer prompt, though all before it be equal.
     marked = [ids[: len(p)] + [t + _MARK for t in ids[len(p) :]] for ids, p in zip(inputs, prompts, strict=True)]
-    base = _lay_out(prompts, [])
-    behind = _filled(examples, _lay_out(marked, [(base, prompts)]))
+    base = lay_out(prompts, [])
+    behind = _filled(examples, lay_out(marked, [(base, prompts)]))
     return _bare(base), replace(behind, ids_N=behind.ids_N % _MARK)
 
 
@@ -174,20 +157,20 @@ def inputs_of(examples: Sequence[Example]) -> list[list[int]]:
 
 
 def _divide(
-    inputs: Sequence[list[int]], *, max_tokens: int, trunk: bool
-) -> tuple[_Layout | None, list[tuple[list[int], _Layout]]]:
+    inputs: Sequence[list[int]], *, max_tokens: int, trunk: bool, unit: int = 1
+) -> tuple[Layout | None, list[tuple[list[int], Layout]]]:
     """Return the layout of the trunk, if there is one, and the (indices, layout) of every part."""
-    order = sorted(range(len(inputs)), key=inputs.__getitem__)
-    common = _common_prefix(inputs[order[0]], inputs[order[-1]])
-    parts = _cut(inputs, order, max_tokens, free=min(common, max_tokens) if trunk else 0)
+    rows = in_order(inputs, unit)
+    common = common_prefix(min(inputs), max(inputs))
+    parts = _cut(inputs, rows, max_tokens, free=min(common, max_tokens) if trunk else 0)
     ends = [(before[-1], after[0]) for before, after in pairwise(parts)] if trunk else []
-    prefixes = [(inputs[i][: _common_prefix(inputs[i], inputs[j])], i) for i, j in ends]
+    prefixes = [(inputs[i][: common_prefix(inputs[i], inputs[j])], i) for i, j in ends]
     held = _at_most(prefixes, max_tokens)
     if not held:
-        return None, [(part, _lay_out([inputs[i] for i in part], [])) for part in parts]
-    base = replace(_lay_out([ids for ids, _ in held], []), owner_S=[owner for _, owner in held])
+        return None, [(part, lay_out([inputs[i] for i in part], [])) for part in parts]
+    base = replace(lay_out([ids for ids, _ in held], []), owner_S=[owner for _, owner in held])
     above = [(base, [ids for ids, _ in held])]
-    return base, [(part, _lay_out([inputs[i] for i in part], above)) for part in parts]
+    return base, [(part, lay_out([inputs[i] for i in part], above)) for part in parts]
 
 
 def _input(example: Example) -> list[int]:
@@ -195,19 +178,32 @@ def _input(example: Example) -> list[int]:
     return example.ids[: max(i for i, w in enumerate(example.weights) if w > 0)]
 
 
-def _cut(inputs: Sequence[list[int]], order: Sequence[int], max_tokens: int, *, free: int) -> list[list[int]]:
-    """Return runs of `order` of at most `max_tokens` distinct tokens each; the first `free` of a row cost nothing."""
+def in_order(inputs: Sequence[list[int]], unit: int) -> list[list[int]]:
+    """Return the indices of each row, rows that begin alike beside each other; a row is `unit` inputs in sequence."""
+    rows = [list(range(first, first + unit)) for first in range(0, len(inputs), unit)]
+    return sorted(rows, key=lambda row: min(inputs[i] for i in row))
+
+
+def _cut(inputs: Sequence[list[int]], rows: Sequence[list[int]], max_tokens: int, *, free: int) -> list[list[int]]:
+    """Return runs of `rows` of at most `max_tokens` distinct tokens each; the first `free` of an input cost nothing."""
     parts: list[list[int]] = [[]]
     tokens = 0
-    for i in order:
-        part = parts[-1]
-        shared = max(free, _common_prefix(inputs[part[-1]], inputs[i])) if part else free
-        if part and tokens + len(inputs[i]) - shared > max_tokens:
+    for row in rows:
+        own = _new_tokens(inputs, [*parts[-1][-1:], *row], free)
+        alone = _new_tokens(inputs, row, free) + len(inputs[row[0]]) - free
+        if not parts[-1]:
+            own = alone
+        elif tokens + own > max_tokens:
             parts.append([])
-            tokens, shared = 0, free
-        parts[-1].append(i)
-        tokens += len(inputs[i]) - shared
+            tokens, own = 0, alone
+        parts[-1] += row
+        tokens += own
     return parts
+
+
+def _new_tokens(inputs: Sequence[list[int]], run: Sequence[int], free: int) -> int:
+    """Return the tokens that each input of a run adds to those of the one before it, the first one's left out."""
+    return sum(len(inputs[i]) - max(free, common_prefix(inputs[before], inputs[i])) for before, i in pairwise(run))
 
 
 def _at_most(prefixes: Sequence[tuple[list[int], int]], max_tokens: int) -> list[tuple[list[int], int]]:
@@ -218,7 +214,7 @@ def _at_most(prefixes: Sequence[tuple[list[int], int]], max_tokens: int) -> list
     low, high = 0, max((len(ids) for ids, _ in prefixes), default=0)
     while low < high:
         middle = (low + high + 1) // 2
-        layout = _lay_out([ids[:middle] for ids, _ in prefixes if ids], [])
+        layout = lay_out([ids[:middle] for ids, _ in prefixes if ids], [])
         if layout.num_tokens <= max_tokens:
             low = middle
         else:
@@ -227,79 +223,7 @@ def _at_most(prefixes: Sequence[tuple[list[int], int]], max_tokens: int) -> list
     return [(list(ids), owner) for ids, owner in sorted({tuple(p[:low]): i for p, i in prefixes if p[:low]}.items())]
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where every token of some inputs lies: nodes, and for each input the runs of it that lie in a trunk.
-
-    owner_S: which sequence an input was taken from, where it was cut from a longer one.
-    """
-
-    nodes: list[_Node]
-    leaf_S: list[int]
-    inputs: Sequence[list[int]]
-    above_S: list[list[Run]]
-    num_trunk: int
-    owner_S: Sequence[int] | None = None
-
-    def keys(self, sequence: int) -> list[int]:
-        """Return the key of every token of an input, from its first to its last."""
-        return [key for start, length, _ in self.runs(sequence) for key in range(start, start + length)]
-
-    @property
-    def num_tokens(self) -> int:
-        return self.nodes[-1].start + self.nodes[-1].length if self.nodes else 0
-
-    def runs(self, sequence: int) -> list[Run]:
-        """Return where the tokens of an input lie, from its first to its last."""
-        own: list[Run] = []
-        leaf = self.leaf_S[sequence]
-        while leaf != NO_PARENT:
-            node = self.nodes[leaf]
-            own.append((self.num_trunk + node.start, node.length, node.depth))
-            leaf = node.parent
-        return [*self.above_S[sequence], *reversed(own)]
-
-
-def _lay_out(inputs: Sequence[list[int]], trunk: Sequence[tuple[_Layout, Sequence[list[int]]]]) -> _Layout:
-    """Lay the tokens of `inputs` out as a tree; those that lie in the trunk already are not laid out again."""
-    nodes, leaf = _radix(inputs)
-    above: list[list[Run]] = [[] for _ in inputs]
-    num_trunk = 0
-    for base, held in trunk:
-        num_trunk = base.num_tokens
-        order = sorted(range(len(held)), key=held.__getitem__)
-        in_order = [held[i] for i in order]
-        for s, ids in enumerate(inputs):
-            # In lexical order, nothing shares more with a sequence than what stands right before or behind its place.
-            place = bisect.bisect_left(in_order, ids)
-            near = order[max(0, place - 1) : place + 1]
-            depth, best = max((_common_prefix(ids, held[i]), i) for i in near)
-            above[s] = _first(base.runs(best), depth)
-    depth_S = [sum(length for _, length, _ in runs) for runs in above]
-    kept: list[_Node] = []
-    number = {NO_PARENT: NO_PARENT}
-    tokens = 0
-    for old, node in enumerate(nodes):
-        first = max(node.depth, depth_S[node.sequence])
-        if first >= node.end_depth:
-            number[old] = NO_PARENT
-            continue
-        number[old] = len(kept)
-        kept.append(_Node(number[node.parent], node.sequence, first, node.end_depth, tokens))
-        tokens += node.end_depth - first
-    return _Layout(kept, [number[node] for node in leaf], inputs, above, num_trunk)
-
-
-def _first(runs: Sequence[Run], count: int) -> list[Run]:
-    """Return the first `count` tokens of `runs`."""
-    found = []
-    for start, length, position in runs:
-        if position < count:
-            found.append((start, min(length, count - position), position))
-    return found
-
-
-def _filled(examples: Sequence[Example], layout: _Layout) -> Tree:
+def _filled(examples: Sequence[Example], layout: Layout) -> Tree:
     """Return the tree of a layout with what its examples teach."""
     assert examples, "nothing to pack"
     predictor, target, sequence, weight = [], [], [], []
@@ -323,7 +247,7 @@ def _filled(examples: Sequence[Example], layout: _Layout) -> Tree:
     )
 
 
-def _bare(layout: _Layout) -> Tree:
+def _bare(layout: Layout) -> Tree:
     """Return the tree of a layout, with nothing supervised."""
     nodes = layout.nodes
     tokens = [layout.inputs[n.sequence][n.depth : n.end_depth] for n in nodes]
@@ -349,47 +273,7 @@ def _bare(layout: _Layout) -> Tree:
     )
 
 
-def _radix(inputs: Sequence[list[int]]) -> tuple[list[_Node], list[int]]:
-    """Return the nodes of the radix tree over `inputs` and, for each input, the node in which it ends.
-
-    Sorted sequences that share a prefix are neighbours, so each node is a range of the sorted order.
-    """
-    order = sorted(range(len(inputs)), key=inputs.__getitem__)
-    nodes: list[_Node] = []
-    leaf = [NO_PARENT] * len(inputs)
-    num_tokens = 0
-    # (first, last) of the sorted range, the depth already covered, the parent that covers it
-    todo = [(0, len(order), 0, NO_PARENT)]
-    while todo:
-        low, high, depth, parent = todo.pop()
-        first, last = inputs[order[low]], inputs[order[high - 1]]
-        end = _common_prefix(first, last)
-        node = parent
-        if end > depth:
-            node = len(nodes)
-            nodes.append(_Node(parent, order[low], depth, end, num_tokens))
-            num_tokens += end - depth
-        while low < high and len(inputs[order[low]]) == end:
-            leaf[order[low]] = node
-            low += 1
-        ranges = []
-        while low < high:
-            token = inputs[order[low]][end]
-            stop = low
-            while stop < high and inputs[order[stop]][end] == token:
-                stop += 1
-            ranges.append((low, stop, end, node))
-            low = stop
-        todo += reversed(ranges)
-    return nodes, leaf
-
-
-def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    length = min(len(first), len(second))
-    return next((i for i in range(length) if first[i] != second[i]), length)
-
-
-def _columns(examples: Sequence[Example]) -> dict[str, Floats]:
+def _columns(examples: Sequence[Example]) -> dict[str, NDArray[np.float64]]:
     names = examples[0].columns
     assert all(set(e.columns) == set(names) for e in examples), "every example of a batch has the same columns"
-    return {name: np.array([e.columns[name] for e in examples], dtype=np.float32) for name in names}
+    return {name: np.array([e.columns[name] for e in examples], dtype=np.float64) for name in names}

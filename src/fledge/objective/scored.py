@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -12,9 +13,10 @@ from torch import Tensor
 class Scored:
     """Log-probabilities of the supervised tokens of one piece of an optimizer step.
 
-    logps_M: log p(token | what comes before it), with gradient. sequence_M: its sequence. weight_M: how much it counts.
-    columns_S: per-sequence numbers (label, advantage, reference, ...). step_weight: the sum of weight_M over the whole
-    optimizer step, all pieces and processes; dividing by it makes the sum over pieces exact.
+    logps_M: log p(token | what comes before it), with gradient. sequence_M: its sequence, 0..S-1. weight_M: how much it
+    counts. columns_S: per-sequence numbers (label, advantage, reference, ...); the sequences of a row stand together.
+    step_weight: the sum of weight_M over the whole optimizer step, all pieces and processes; step_rows: the rows of it.
+    Dividing by one of them makes the sum over pieces exact. facts: what was found of the whole step beforehand.
     """
 
     logps_M: Tensor
@@ -22,6 +24,21 @@ class Scored:
     weight_M: Tensor
     columns_S: Mapping[str, Tensor]
     step_weight: float
+    num_sequences: int = 1
+    step_rows: int = 1
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    def sums_S(self) -> Tensor:
+        """Return the log-probability of each sequence's taught tokens, sum(w logp)."""
+        return _summed(self.logps_M * self.weight_M, self.sequence_M, self.num_sequences)
+
+    def lengths_S(self) -> Tensor:
+        """Return the weight of each sequence's taught tokens: their number where each counts once."""
+        return _summed(self.weight_M.to(self.logps_M.dtype), self.sequence_M, self.num_sequences)
+
+
+def _summed(values_M: Tensor, sequence_M: Tensor, num_sequences: int) -> Tensor:
+    return torch.zeros(num_sequences, dtype=values_M.dtype).index_add(0, sequence_M, values_M)
 
 
 @dataclass(frozen=True)
@@ -33,3 +50,5 @@ class Loss:
 
 
 Objective = Callable[[Scored], Loss]
+# Finds shares of a step's facts, by name, from a piece of what the step sets aside; shares add up.
+Before = Callable[[Scored], Mapping[str, float]]

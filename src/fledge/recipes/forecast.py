@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import torch
 from fledge.config import Config
 from fledge.model.causal import CausalModel
 from fledge.model.memory import memory_bytes
-from fledge.objective import OBJECTIVES
 from fledge.recipes.once import remember
+from fledge.recipes.reference import with_columns
 from fledge.recipes.tune import Setup, build, prepare, stream
+from fledge.training.aims import aim_of, before_of, objective_of
 from fledge.training.checkpoint import KEPT
-from fledge.training.score import scored_pieces
+from fledge.training.ranks import Ranks
+from fledge.training.score import scored_pieces, step_facts
 
 # The first step warms caches up; the second is timed.
 PROBE_STEPS = 2
@@ -30,7 +33,11 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
     for note in setup.notes:
         say(note)
     model, parameters, _ = build(setup)
-    objective = OBJECTIVES[setup.config.objective]
+    objective, before = objective_of(setup.config), before_of(setup.config)
+    if aim_of(setup.config).reference:
+        # Any numbers do to see how long a step takes.
+        lesson = setup.lesson
+        setup = replace(setup, lesson=with_columns(lesson, [0.0] * (len(lesson.examples) + len(lesson.aside))))
     seconds_per_token, loss = 0.0, 0.0
     started = time.perf_counter()
     memory = remember(model, setup.config.train, setup.places, say)
@@ -38,7 +45,7 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
     for batch in islice(stream(setup, memory=memory), PROBE_STEPS):
         started = time.perf_counter()
         shares = []
-        for scored in scored_pieces(model, batch):
+        for scored in scored_pieces(model, batch, step_facts(model, batch, before, Ranks.here())):
             share = objective(scored)
             share.value.backward()  # type: ignore[no-untyped-call]
             shares.append(float(share.value.detach()))

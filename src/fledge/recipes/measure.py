@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.config import FILE_NAME, Config
+from fledge.data.wanted import answers_of
 from fledge.errors import DataError, writing
 from fledge.evaluation.by_task import compare_by_task, figures_by_task, tasks_that_got_worse, words_on_tasks
 from fledge.evaluation.scorers import Template, choose_scorer
@@ -75,7 +76,7 @@ def rows_to_ask(project: Path, config: Config, data: Path | None) -> list[Taught
     if data is not None:
         rows, _ = read_taught([inside(project, data)], config, project=project)
         return rows
-    held_out = read_project(project, config).held_out
+    held_out = answers_of(read_project(project, config).held_out)
     if not held_out:
         raise DataError(
             "data.empty",

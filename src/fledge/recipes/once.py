@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fledge.config import TrainConfig
+from fledge.config import Config, TrainConfig
 from fledge.data.tree import Places, inputs_of, number_prefixes
 from fledge.errors import ConfigError, nearest
 from fledge.model.causal import CausalModel
@@ -13,14 +13,15 @@ from fledge.model.lora import ALL_LINEAR
 from fledge.model.shape import Shape
 from fledge.model.weights import GgufWeights, OtherWeights, Weights
 from fledge.records import Example
+from fledge.training.aims import aim_of
 from fledge.training.batch import Memory, to_tokens
 
 TOKENS_AT_ONCE = 1024
 
 
-def check_options(train: TrainConfig, weights: Weights, *, plain: str) -> None:
+def check_options(config: Config, weights: Weights, *, plain: str) -> None:
     """Raise ConfigError where options cannot be had with this model or each other, before anything is written."""
-    shape = weights.shape
+    train, shape = config.train, weights.shape
     problem = ""
     unknown = [] if isinstance(weights, OtherWeights) else [name for name in train.targets if name not in ALL_LINEAR]
     if unknown:
@@ -32,6 +33,8 @@ def check_options(train: TrainConfig, weights: Weights, *, plain: str) -> None:
         remedy = "Give fewer, or leave it out for all."
     elif train.top_layers is not None and train.after_prompt:
         problem = "train.top_layers and train.after_prompt exclude each other."
+    elif train.after_prompt and aim_of(config).before:
+        problem = f"objective {config.objective} and train.after_prompt exclude each other."
     elif train.after_prompt and plain:
         problem = f"train.after_prompt needs the fast path, and {plain}."
     elif train.dora and isinstance(weights, GgufWeights) and shape.architecture != "llama":

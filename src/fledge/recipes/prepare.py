@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from fledge.config import Config
 from fledge.data import mix, token_cache
-from fledge.data.formats import open_records, taught_of
+from fledge.data.formats import Reading, open_records
 from fledge.data.lines import with_lines
+from fledge.data.mismatched import mismatched
 from fledge.data.packed import PackedExamples
 from fledge.data.prose import text_examples
 from fledge.data.sources import DOCUMENTS, files_in, suffix_kind
 from fledge.data.split import split_records
 from fledge.data.template import ChatTemplate
+from fledge.data.wanted import for_answers, rows_for, sides
 from fledge.errors import ConfigError, DataError
 from fledge.model.cache import cache_root
+from fledge.objective import Aim
 from fledge.recipes.texts import conversations_in, in_parts, refuse_texts, texts_of
-from fledge.records import Conversation, Example, Taught, Text
+from fledge.records import Conversation, Example, Judged, Learnt, Taught, Text
 from fledge.runtime.invocation import begins_at
+from fledge.training.aims import aim_of
 
 EVAL_SHARE = 0.1
 # Of fewer rows none is held out: the share of them would tell nothing.
@@ -35,12 +39,14 @@ class Rows:
     weights: how many times an epoch sees each row of a task, by its name; 1 where it says nothing.
     """
 
-    train: list[Taught]
-    held_out: list[Taught]
+    train: list[Learnt]
+    held_out: list[Learnt]
     notes: tuple[str, ...]
     weights: Mapping[str, float] = field(default_factory=dict)
 
 
+# The column that says whether an answer was judged good.
+LABEL = "label"
 # So many rows that are left out are named one by one.
 NAMED_ROWS = 10
 
@@ -50,6 +56,8 @@ class Lesson:
     """What is taught, and the origins of rows that were left out because they are longer than `limit` tokens.
 
     `notes` warn of what the model's template says nothing of. ends: the last taught token of each conversation.
+    unit: so many examples in sequence are one row. aside: for each row one that is scored beside it, where the
+    objective asks for it.
     """
 
     examples: Sequence[Example]
@@ -58,6 +66,17 @@ class Lesson:
     whose: str = ""
     notes: tuple[str, ...] = ()
     ends: frozenset[int] = frozenset()
+    unit: int = 1
+    aside: Sequence[Example] = ()
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.examples) // self.unit
+
+    @property
+    def rows(self) -> Sequence[Example]:
+        """The first example of each row."""
+        return self.examples if self.unit == 1 else self.examples[:: self.unit]
 
     @property
     def left_out(self) -> str:
@@ -74,10 +93,12 @@ class Lesson:
 
     @property
     def digest(self) -> str:
-        """A hash of every id, weight and prompt length, in order."""
+        """A hash of every id, weight, prompt length and label, in order."""
         digest = hashlib.sha256()
         for example in self.examples:
-            digest.update(repr((example.ids, example.weights, example.prompt_tokens)).encode())
+            told = (example.ids, example.weights, example.prompt_tokens)
+            labelled = (*told, example.columns[LABEL]) if LABEL in example.columns else told
+            digest.update(repr(labelled).encode())
         return digest.hexdigest()
 
 
@@ -94,11 +115,30 @@ def task_name(project: Path, given: Path, file: Path) -> str:
 
 def read_taught(paths: Sequence[Path], config: Config, *, project: Path = Path()) -> tuple[list[Taught], list[str]]:
     """Return the rows and texts of some files and folders, and how each file was read. Each names its task."""
-    rows: list[Taught] = []
+    rows, notes = _read(paths, config, project, lambda reading, path: rows_for(reading, path, "answers"))
+    return [row for row in rows if isinstance(row, Taught)], notes
+
+
+def _read_learnt(paths: Sequence[Path], config: Config, *, project: Path) -> tuple[list[Learnt], list[str]]:
+    """Return what the objective learns from, of some files and folders, and how each file was read."""
+    kind = aim_of(config).learns_from
+
+    def take(reading: Reading, path: Path) -> list[Learnt]:
+        if kind == "answers" and config.data.format == "auto":
+            reading = for_answers(reading, path)
+        return rows_for(reading, path, kind)
+
+    return _read(paths, config, project, take)
+
+
+def _read(
+    paths: Sequence[Path], config: Config, project: Path, take: Callable[[Reading, Path], list[Learnt]]
+) -> tuple[list[Learnt], list[str]]:
+    rows: list[Learnt] = []
     notes = []
     for given, path in ((source, file) for source in paths for file in files_in(source)):
         source, reading = open_records(path, config.data)
-        found = taught_of(reading, path)
+        found = take(reading, path)
         how = f" ({source.why})" if source.why else ""
         notes.append(f"{path.name}{how}: {len(found)} rows, read as {reading.form}: {reading.why}")
         name = task_name(project, given, path)
@@ -106,7 +146,7 @@ def read_taught(paths: Sequence[Path], config: Config, *, project: Path = Path()
     return mix.with_system(rows, config.data.system), notes
 
 
-def _placed(row: Taught, config: Config) -> Taught:
+def _placed(row: Learnt, config: Config) -> Learnt:
     return with_lines(row, encoding=config.data.encoding) if isinstance(row, Text) else row
 
 
@@ -116,24 +156,25 @@ def read_project(project: Path, config: Config) -> Rows:
     Raises DataError where there is nothing but text to learn answers from.
     """
     paths = [project / path for path in config.data.train_paths]
-    rows, notes = read_taught(paths, config, project=project)
+    rows, notes = _read_learnt(paths, config, project=project)
     refuse_texts(rows, config.objective)
     weights = _weights(project, config)
     if config.data.eval == "none":
         return Rows(rows, [], (*notes, "nothing is held out (data.eval: none)"), weights)
     if config.data.eval != "auto":
         measured = [project / path for path in config.data.eval_paths]
-        held_out, more = read_taught(measured, config, project=project)
+        held_out, more = _read_learnt(measured, config, project=project)
         return Rows(rows, held_out, (*notes, *more, *_leak(rows, held_out)), weights)
     kept, held_out, more = _hold_out(rows, seed=config.train.seed)
     return Rows(kept, held_out, (*notes, *more), weights)
 
 
-def _hold_out(rows: Sequence[Taught], *, seed: int) -> tuple[list[Taught], list[Taught], list[str]]:
+def _hold_out(rows: Sequence[Learnt], *, seed: int) -> tuple[list[Learnt], list[Learnt], list[str]]:
     """Return (train, held out, both in words). Rows and texts are each held out where there are enough of them."""
     rows, told = in_parts(rows, enough=MIN_ROWS_TO_SPLIT)
     notes = [told] if told else []
-    counts = {"rows": len(conversations_in(rows)), "texts": len(texts_of(rows))}
+    num_texts = len(texts_of(rows))
+    counts = {"rows": len(rows) - num_texts, "texts": num_texts}
     few = [what for what, count in counts.items() if 0 < count < MIN_ROWS_TO_SPLIT]
     notes += [f"nothing is held out: fewer than {MIN_ROWS_TO_SPLIT} {what} would tell nothing" for what in few]
     enough = [row for row in rows if ("texts" if isinstance(row, Text) else "rows") not in few]
@@ -165,15 +206,26 @@ def _weights(project: Path, config: Config) -> dict[str, float]:
     return weights
 
 
-def _leak(train: Sequence[Taught], held_out: Sequence[Taught]) -> list[str]:
+def _leak(train: Sequence[Learnt], held_out: Sequence[Learnt]) -> list[str]:
     """Return a warning where what is held out is learnt too: right answers to it would prove nothing."""
-    learnt = {row.text if isinstance(row, Text) else row.prompt for row in train}
-    count = sum((row.text if isinstance(row, Text) else row.prompt) in learnt for row in held_out)
+    learnt = {_asked(row) for row in train}
+    count = sum(_asked(row) in learnt for row in held_out)
     return (
         [f"WARNING: {count} of {len(held_out)} held-out questions are learnt too; they measure nothing"]
         if count
         else []
     )
+
+
+def _asked(row: Learnt) -> object:
+    """Return what tells whether a row is learnt already."""
+    match row:
+        case Text():
+            return row.text
+        case Judged():
+            return row.messages[:-1]
+        case _:
+            return row.prompt
 
 
 def after_prompt(example: Example, invocation: Sequence[int]) -> Example:
@@ -212,7 +264,7 @@ def _examples(
 
 
 def teach(
-    rows: Sequence[Taught],
+    rows: Sequence[Learnt],
     template: ChatTemplate,
     config: Config,
     *,
@@ -230,10 +282,14 @@ def teach(
     ends: set[int] = set()
     limit = min(config.train.max_tokens, context_tokens or config.train.max_tokens)
     whose = "train.max_tokens" if limit == config.train.max_tokens else "the model's context"
+    aim = aim_of(config)
     invocation = template.invocation_ids() if config.train.after_prompt else None
     if invocation is not None and texts_of(rows):
         raise ConfigError("config.bad_value", "a text has no prompt to act after.", where="train.after_prompt")
-    for row, own in zip(rows, _examples(rows, template, config.train.taught, limit), strict=True):
+    said = [sides(row) for row in rows]
+    of_sides = _examples([side for each in said for side in each], template, config.train.taught, limit)
+    for row, each in zip(rows, said, strict=True):
+        own = [example for _ in each for example in _of_side(next(of_sides), aim)]
         if invocation is not None:
             own = [after_prompt(example, invocation) for example in own]
         if not sum(example.num_taught for example in own):
@@ -241,10 +297,10 @@ def teach(
         if max(len(example.ids) for example in own) > limit:
             too_long.append(row.origin)
             continue
-        examples += (replace(example, task=row.task) for example in own)
-        if isinstance(row, Conversation):
+        columns = {LABEL: float(row.good)} if isinstance(row, Judged) else {}
+        examples += (replace(example, task=row.task, columns=columns) for example in own)
+        if not isinstance(row, Text):
             ends |= {example.last_taught for example in own}
-    notes = _left_unsaid(conversations_in(rows), template)
     if rows and not examples and not held_out:
         raise DataError(
             "data.too_long",
@@ -252,7 +308,14 @@ def teach(
             where=too_long[0],
             remedy="Raise it or shorten the rows." if whose == "train.max_tokens" else "Shorten the rows.",
         )
-    return Lesson(examples, too_long, limit, whose, notes, frozenset(ends))
+    notes = _left_unsaid(conversations_in([side for each in said for side in each]), template)
+    aside = PackedExamples(mismatched(examples, limit=limit)) if aim.before and examples else ()
+    return Lesson(examples, too_long, limit, whose, notes, frozenset(ends), unit=aim.unit, aside=aside)
+
+
+def _of_side(examples: list[Example], aim: Aim) -> list[Example]:
+    """Return the examples of a row's side; of an answer that is compared, the last turn stands for it."""
+    return examples if aim.learns_from == "answers" else examples[-1:]
 
 
 def _left_unsaid(rows: Sequence[Conversation], template: ChatTemplate) -> tuple[str, ...]:

@@ -30,6 +30,16 @@ HEADLINES = {
 }
 MEASURES = {"accuracy": "Right answers", "template_adherence": "In the template", "stopped": "Ended by itself"}
 UNITS = {"loss": "nats per taught token"}
+# What objectives tell beside the loss: title, words.
+METRICS = {
+    "accuracy": ("Told apart", "share of rows whose better answer has the higher reward"),
+    "margin": ("Margin", "reward of the better answer less that of the worse"),
+    "reward_chosen": ("Reward of better answers", "0 is as likely as before"),
+    "reward_rejected": ("Reward of worse answers", "0 is as likely as before"),
+    "reward_good": ("Reward of good answers", "0 is as likely as before"),
+    "reward_bad": ("Reward of bad answers", "0 is as likely as before"),
+    "kl": ("Distance", "from the model as it was, on answers to other questions, in nats"),
+}
 FIGURES = ("size", "bits per weight", "same next token", "divergence (nats)")
 # A choice as fledge.training.auto words it; other notes tell what was read.
 CHOICE = re.compile(r"([\w.]+) = (.*?): (.+)", re.DOTALL)
@@ -192,17 +202,27 @@ def _curves(told: Told) -> str:
     held_out_mark = {} if held_out is None else {f"held-out rows: {held_out:.3g}": held_out}
     clip_mark = {} if clip is None else {f"clipped at {clip:g}": clip}
     large = _figure(told, "loss", "Loss", words, held_out_mark)
-    small = _figure(told, "lr", "Learning rate", "as scheduled", {}, smoothed=False)
+    small = "".join(_metric(told, name) for name in told.steps[0].get("metrics", {}))
+    small += _figure(told, "lr", "Learning rate", "as scheduled", {}, smoothed=False)
     small += _figure(told, "grad_norm", "Gradient norm", "before clipping", clip_mark)
     return f'{large}{line_of_losses(told.summary)}<div class="small-multiples">{small}</div>'
 
 
+def _metric(told: Told, name: str) -> str:
+    """Return the curve of what the objective tells beside its loss."""
+    title, words = METRICS.get(name, (name, "mean over the rows of a step"))
+    held_out = told.summary.get("eval_metrics", {}).get(name)
+    return _figure(told, name, title, words, {} if held_out is None else {f"held-out rows: {held_out:.3g}": held_out})
+
+
 def _figure(told: Told, key: str, title: str, words: str, marks: Mapping[str, float], *, smoothed: bool = True) -> str:
-    points = [(step["step"], step[key]) for step in told.steps if math.isfinite(step[key])]
+    values = [(step["step"], {**step.get("metrics", {}), **step}[key]) for step in told.steps]
+    points = [(step, value) for step, value in values if math.isfinite(value)]
     if len(points) < 2:
         return ""
     marks = {name: value for name, value in marks.items() if math.isfinite(value)}
-    drawn = curve(points, title, steps=told.num_steps, unit=UNITS.get(key, ""), smoothed=smoothed, marks=marks)
+    unit = "" if key == "loss" and told.steps[0].get("metrics") else UNITS.get(key, "")
+    drawn = curve(points, title, steps=told.num_steps, unit=unit, smoothed=smoothed, marks=marks)
     caption = f"<b>{title}</b>, {words}"
     return f'<figure id="{key}"><figcaption>{caption}</figcaption><div class="frame">{drawn}</div></figure>'
 

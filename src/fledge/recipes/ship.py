@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fledge.config import Config
 from fledge.data.template import ChatTemplate
+from fledge.data.wanted import answers_of
 from fledge.errors import ExportError, RunError, writing
 from fledge.model.adapter import Adapter, load_adapter
 from fledge.model.causal import CausalModel
@@ -208,7 +209,7 @@ class Gate:
 
 def _gate_rows(finished: Finished) -> list[Taught]:
     rows = read_project(finished.project, finished.config)
-    found = [*rows.held_out[:GATE_ROWS], *rows.train][:GATE_ROWS]
+    found = answers_of([*rows.held_out[:GATE_ROWS], *rows.train][:GATE_ROWS])
     # A model that has learnt texts is talked with all the same.
     return found if conversations_in(found) else [*found[: GATE_ROWS - 1], PLAIN_QUESTION]
 

@@ -10,14 +10,14 @@ from typing import Any
 from fledge.data.checks.outliers import MAX_CLASSES, MIN_JUDGED
 from fledge.recipes.charts import bar
 from fledge.recipes.check_tokens import histogram
-from fledge.records import Conversation, Example, Taught
+from fledge.records import Conversation, Example, Learnt
 
 # An answer that is one of a few classes is short, and stands in many rows.
 CLASS_CHARS, ROWS_A_CLASS = 40, 5
 SHOWN = 12
 
 
-def spread_of(rows: Sequence[Taught], examples: Sequence[Example]) -> dict[str, Any]:
+def spread_of(rows: Sequence[Learnt], examples: Sequence[Example]) -> dict[str, Any]:
     """Return what a run keeps of how its rows are spread.
 
     prompt, answer: histograms of tokens as {from, to, rows}; tasks, classes: rows of each by name, the most frequent

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fledge.data.passages import passages
 from fledge.errors import DataError
-from fledge.records import Conversation, Taught, Text
+from fledge.records import Conversation, Learnt, Text
 
 # A part of a document is a section or some of them: so many characters at most, and fewer of a small collection.
 MOST_CHARS, LEAST_CHARS = 4000, 400
@@ -15,15 +15,15 @@ MOST_CHARS, LEAST_CHARS = 4000, 400
 PARTS = 40
 
 
-def texts_of(rows: Sequence[Taught]) -> list[Text]:
+def texts_of(rows: Sequence[Learnt]) -> list[Text]:
     return [row for row in rows if isinstance(row, Text)]
 
 
-def conversations_in(rows: Sequence[Taught]) -> list[Conversation]:
+def conversations_in(rows: Sequence[Learnt]) -> list[Conversation]:
     return [row for row in rows if isinstance(row, Conversation)]
 
 
-def in_parts(rows: Sequence[Taught], *, enough: int) -> tuple[list[Taught], str]:
+def in_parts(rows: Sequence[Learnt], *, enough: int) -> tuple[list[Learnt], str]:
     """Return the rows with their texts cut into parts where there are fewer than `enough`, and that in words."""
     texts = texts_of(rows)
     if not texts or len(texts) >= enough:
@@ -41,7 +41,7 @@ def _parts(text: Text, size: int) -> list[Text]:
     ]
 
 
-def refuse_texts(rows: Sequence[Taught], objective: str) -> None:
+def refuse_texts(rows: Sequence[Learnt], objective: str) -> None:
     """Raise DataError where there is nothing but text and answers are to be taught."""
     texts = texts_of(rows)
     if objective == "sft" and texts and len(texts) == len(rows):

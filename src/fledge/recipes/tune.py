@@ -31,16 +31,17 @@ from fledge.model.memory import peak_rss_bytes, rss_bytes
 from fledge.model.pull import resolve as resolve_model
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import GgufWeights, OtherWeights, Weights, open_weights
-from fledge.objective import OBJECTIVES
 from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
-from fledge.recipes.held_out import held_out_losses, summary_of_tasks
+from fledge.recipes.held_out import measure, summary_of_tasks
 from fledge.recipes.once import check_options, places_of, remember, remembered_bytes
 from fledge.recipes.prepare import Lesson, read_project, teach
+from fledge.recipes.reference import with_reference
 from fledge.recipes.report import write_report
 from fledge.recipes.spread import spread_of
 from fledge.recipes.texts import texts_of
-from fledge.records import Taught
+from fledge.records import Judged, Learnt, Preference
 from fledge.training import checkpoint
+from fledge.training.aims import aim_of, before_of, objective_of
 from fledge.training.auto import Means, lora_settings, resolve
 from fledge.training.batch import Batch, Memory, batches, num_steps
 from fledge.training.log import MetricsLog, read
@@ -85,10 +86,16 @@ class Setup:
             "base": self.base_sha256,
             "rows": self.lesson.digest,
             "course": self.course.digest,
-            "knobs": self.config.model_dump(include={"objective", "method", "train"}),
+            "knobs": self.config.model_dump(include=self._deciding),
             "threads": self.threads,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _deciding(self) -> set[str]:
+        """The sections of the knobs that decide what is trained."""
+        compares = aim_of(self.config).learns_from != "answers"
+        return {"objective", "method", "train"} | ({"preference"} if compares else set())
 
     @property
     def lora(self) -> LoraSettings:
@@ -124,12 +131,12 @@ def prepare(
     torch.set_num_threads(threads or machine.threads)
     num_params = sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names())
     plain = plain_reason(weights, dora=config.train.dora)
-    check_options(config.train, weights, plain=plain)
+    check_options(config, weights, plain=plain)
     all_logits = bool(plain) and prepare_plain(weights)
     places = places_of(config.train, lesson.examples, plain=plain)
     held = remembered_bytes(config.train, places, weights.shape, dtype=machine.dtype)
     course = plan_course(
-        lesson.examples,
+        lesson.rows,
         weights=rows.weights,
         temperature=config.data.temperature,
         order=config.data.order,
@@ -162,7 +169,9 @@ def prepare(
     )
 
 
-def _what_is_taught(rows: Sequence[Taught]) -> str:
+def _what_is_taught(rows: Sequence[Learnt]) -> str:
+    if isinstance(rows[0], Preference | Judged):
+        return "the answers that are compared, and the token that ends each"
     texts = len(texts_of(rows))
     answers = "the answers and the token that ends them"
     whole = f"every token of {texts:,} text{'s' if texts > 1 else ''}"
@@ -249,7 +258,23 @@ def stream(setup: Setup, *, first_step: int = 0, memory: Memory | None = None) -
         steps=setup.steps,
         trunk=not setup.plain,
         memory=memory,
+        unit=setup.lesson.unit,
+        aside=setup.lesson.aside,
     )
+
+
+def refer(setup: Setup, model: CausalModel, say: Callable[[str], None] = _quiet) -> Setup:
+    """Return the setup with what the model as it was makes of the rows, where the objective compares with it."""
+    train = setup.config.train
+    if not aim_of(setup.config).reference:
+        return setup
+    assert train.tokens_per_piece != "auto"
+    key = f"{setup.base_sha256} {train.dtype} {setup.threads} {model.path} {fledge.__version__}"
+    size = min(train.tokens_per_piece, setup.plan.tokens)
+    lesson, held_out = (
+        with_reference(model, part, key=key, tokens_per_piece=size, say=say) for part in (setup.lesson, setup.held_out)
+    )
+    return replace(setup, lesson=lesson, held_out=held_out)
 
 
 def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
@@ -260,6 +285,7 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
     with _locked(run):
         model, parameters, optimizer = build(setup)
         listener.say(model.path)
+        setup = refer(setup, model, listener.say)
         first_step = _restore(run, setup, parameters, optimizer, listener)
         plan = Plan(
             steps=setup.steps,
@@ -270,8 +296,9 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
             checkpoint=lambda step: checkpoint.save(
                 run.checkpoints, step=step, identity=setup.identity, parameters=parameters, optimizer=optimizer
             ),
+            before=before_of(setup.config),
         )
-        objective = OBJECTIVES[setup.config.objective]
+        objective = objective_of(setup.config)
         memory = remember(model, train, setup.places, listener.say)
         steps = stream(setup, first_step=first_step, memory=memory)
         with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
@@ -298,20 +325,20 @@ def _restore(
 
 def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int) -> dict[str, Any]:
     """Measure the held-out loss, write the manifest (which makes the run usable) and return the summary."""
-    held_out = setup.held_out.examples
-    eval_loss, losses = held_out_losses(model, held_out, setup.config.train, max_tokens=setup.plan.tokens)
+    measured = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
     totals = _totals(run)
     summary = {
         "run": run.path.name,
         "method": setup.config.method,
         "objective": setup.config.objective,
-        "rows": len(setup.lesson.examples),
+        "rows": setup.lesson.num_rows,
         "rows_too_long": len(setup.lesson.too_long),
         **asdict(totals),
         "tokens_per_s": totals.tokens_effective / totals.seconds,
         "sharing": totals.tokens_effective / totals.tokens_computed,
-        "eval_loss": eval_loss,
-        "tasks": summary_of_tasks(setup.course, held_out, losses),
+        "eval_loss": measured.loss,
+        "eval_metrics": dict(measured.metrics),
+        "tasks": summary_of_tasks(setup.course, setup.held_out.rows, measured.losses),
         "trainable_params": num_trainable,
         "peak_rss_bytes": peak_rss_bytes(),
         "adapter": str(run.adapter.resolve()),

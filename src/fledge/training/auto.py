@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fledge.config import Config, TrainConfig, size_bytes
+from fledge.config import Config, PreferenceConfig, TrainConfig, size_bytes
 from fledge.data.course import Course
 from fledge.model.hardware import DTYPES, Machine
 from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
 from fledge.records import Example
+from fledge.training.aims import aim_of
 from fledge.training.memory_plan import Job, MemoryPlan, plan_memory
 
 # Row visits after which a 135M model with rank 16 had learnt tens to hundreds of facts by heart (benchmarks/README.md).
@@ -20,6 +21,8 @@ ROWS_PER_STEP = 8
 # Of text: how often it is read, and how much of it makes a step (docs/decisions.md).
 TEXT_EPOCHS = 3
 TEXT_STEP_TOKENS = 2048
+# Of answers that are compared: how often, and the share of the usual learning rate (docs/decisions.md).
+COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
 # Share of the free memory that a run takes for itself where nobody says how much.
 RAM_SHARE = 0.8
 
@@ -59,9 +62,11 @@ def resolve(
     Raises TrainError `train.memory` where nothing fits into train.ram.
     """
     machine, prose = means.machine, config.objective == "text"
+    compares = aim_of(config).learns_from != "answers"
+    preference, told = _preference(config, examples)
     rules: dict[str, tuple[object, str]] = {
-        "epochs": _reads() if prose else _epochs(course.rows_per_epoch),
-        "lr": _lr(means.num_params),
+        "epochs": _reads() if prose else _comparisons() if compares else _epochs(course.rows_per_epoch),
+        "lr": _lr(means.num_params, compares=compares),
         "rank": (16, "enough for hundreds of facts in a small model; more costs time, not quality"),
         "rows_per_step": _passages_per_step(examples) if prose else _rows_per_step(course.rows_per_epoch),
         "dtype": (machine.dtype, machine.dtype_reason),
@@ -69,12 +74,33 @@ def resolve(
     }
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.train, knob) == "auto"}
     train = config.train.model_copy(update={knob: value for knob, (value, _) in chosen.items()})
-    plan = _plan(train, examples, course, means)
+    plan = _plan(train, examples, course, means, unit=aim_of(config).unit)
     more = {"tokens_per_piece": _piece_reason(plan), "recompute": _recompute_reason(plan)}
     chosen |= {knob: rule for knob, rule in more.items() if getattr(train, knob) == "auto"}
     values = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
-    choices = [Choice(f"train.{knob}", value, reason) for knob, (value, reason) in chosen.items()]
-    return config.model_copy(update={"train": TrainConfig.model_validate(values)}), choices, plan
+    choices = [Choice(f"train.{knob}", value, reason) for knob, (value, reason) in chosen.items()] + told
+    update = {"train": TrainConfig.model_validate(values), "preference": preference}
+    return config.model_copy(update=update), choices, plan
+
+
+def _preference(config: Config, examples: Sequence[Example]) -> tuple[PreferenceConfig, list[Choice]]:
+    """Return the preference knobs without any `auto`, and what was chosen where the objective asks for them."""
+    aim = aim_of(config)
+    labels = [example.columns["label"] for example in examples if "label" in example.columns]
+    good = sum(label > 0 for label in labels)
+    bad = len(labels) - good
+    # The rarer side counts so much more that both weigh the same (Ethayarajh et al. 2024, section 4.2).
+    balanced = f"{good} answers are good and {bad} bad: both sides weigh the same"
+    rules: dict[str, tuple[float, str]] = {
+        "beta": (aim.beta, f"the usual one of {config.objective}"),
+        "good_weight": (max(1.0, bad / good) if good and bad else 1.0, balanced),
+        "bad_weight": (max(1.0, good / bad) if good and bad else 1.0, balanced),
+    }
+    chosen = {knob: rule for knob, rule in rules.items() if getattr(config.preference, knob) == "auto"}
+    values = config.preference.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
+    asked = [] if aim.learns_from == "answers" else ["beta"] if aim.learns_from == "pairs" else list(rules)
+    choices = [Choice(f"preference.{k}", round(v, 3), why) for k, (v, why) in chosen.items() if k in asked]
+    return PreferenceConfig.model_validate(values), choices
 
 
 def lora_settings(train: TrainConfig) -> LoraSettings:
@@ -91,7 +117,7 @@ def lora_settings(train: TrainConfig) -> LoraSettings:
     )
 
 
-def _plan(train: TrainConfig, examples: Sequence[Example], course: Course, means: Means) -> MemoryPlan:
+def _plan(train: TrainConfig, examples: Sequence[Example], course: Course, means: Means, *, unit: int) -> MemoryPlan:
     assert train.rows_per_step != "auto" and train.dtype != "auto"
     job = Job(
         means.shape,
@@ -103,6 +129,7 @@ def _plan(train: TrainConfig, examples: Sequence[Example], course: Course, means
         means.machine.threads,
         trunk=not means.plain,
         all_logits=means.all_logits,
+        unit=unit,
     )
     return plan_memory(
         examples,
@@ -149,8 +176,14 @@ def _passages_per_step(examples: Sequence[Example]) -> tuple[int, str]:
     return rows, f"passages have {mean:.0f} tokens in the mean; about {TEXT_STEP_TOKENS} tokens make a step"
 
 
-def _lr(num_params: int) -> tuple[float, str]:
+def _comparisons() -> tuple[int, str]:
+    return COMPARISON_EPOCHS, f"each row is compared {COMPARISON_EPOCHS} times; more often is learning it by heart"
+
+
+def _lr(num_params: int, *, compares: bool) -> tuple[float, str]:
     lr = 1e-3 if num_params < 200e6 else 5e-4 if num_params < 800e6 else 2e-4
+    if compares:
+        return COMPARISON_LR * lr, "comparing answers wants a smaller rate than learning them: it has no end of its own"
     size = f"{num_params / 1e6:.0f}M"
     return (
         lr,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fledge.data.course import Course
-from fledge.data.tree import Places, Tree, pack_after_prompts, split
+from fledge.data.tree import Places, Tree, in_order, pack_after_prompts, split
 from fledge.model.tokens import TreeTokens
 from fledge.records import Example
 from fledge.training.ranks import Ranks
@@ -39,6 +39,7 @@ class Piece:
     sequence_M: Tensor
     weight_M: Tensor
     columns_S: Mapping[str, Tensor]
+    num_sequences: int
     num_tokens_unshared: int
     prompt_places_C: Tensor | None = None
 
@@ -52,16 +53,20 @@ class Batch:
     """The rows of one optimizer step, in pieces that fit in memory. Which rows they are never depends on the pieces.
 
     `trunk`: tokens that several pieces stand on, or None. `weight`: the sum of weights of the step's taught tokens.
+    aside: rows that are scored before the step, without gradient, for what the objective has to know of all of it.
     """
 
     trunk: TreeTokens | None
     pieces: tuple[Piece, ...]
     weight: float
     num_rows: int
+    aside: Batch | None = None
 
     @property
     def num_tokens(self) -> int:
-        return (self.trunk.num_tokens if self.trunk else 0) + sum(piece.num_tokens for piece in self.pieces)
+        """The tokens that are computed."""
+        own = (self.trunk.num_tokens if self.trunk else 0) + sum(piece.num_tokens for piece in self.pieces)
+        return own + (self.aside.num_tokens if self.aside else 0)
 
     @property
     def num_tokens_unshared(self) -> int:
@@ -84,23 +89,24 @@ def to_batch(
     memory: Memory | None = None,
     numbers: Sequence[int] = (),
     ranks: Ranks | None = None,
+    unit: int = 1,
 ) -> Batch:
     """Return the optimizer step over `examples`; with trunk=False no piece stands on another.
 
-    `memory`: what the model remembers of the rows, of which these have the `numbers`. With several `ranks` the batch
-    holds this rank's share of the rows, under the weight of them all.
+    `memory`: what the model remembers of the examples, of which these have the `numbers`. A row is `unit` examples in
+    sequence. With several `ranks` the batch holds this rank's share of the rows, under the weight of them all.
     """
     weight = math.fsum(w for example in examples for w in example.weights if w > 0)
-    num_rows = len(examples)
+    num_rows = len(examples) // unit
     if ranks is not None and ranks.size > 1:
-        order = ranks.share(sorted(range(num_rows), key=lambda i: examples[i].ids))
+        order = [i for row in ranks.share(in_order([example.ids for example in examples], unit)) for i in row]
         examples, numbers = [examples[i] for i in order], [numbers[i] for i in order] if numbers else ()
         if not examples:
             return Batch(None, (), weight, num_rows)
     if memory is not None and memory.prompts:
         parts = tuple(_after_prompts(examples, memory.places, numbers, tokens_per_piece))
         return Batch(None, parts, weight, num_rows)
-    step = split(examples, max_tokens=tokens_per_piece, trunk=trunk)
+    step = split(examples, max_tokens=tokens_per_piece, trunk=trunk, unit=unit)
     pieces = []
     for indices, tree in step.pieces:
         place_N = _places(tree, memory.places, [numbers[i] for i in indices]) if memory else None
@@ -167,6 +173,7 @@ def _to_piece(tree: Tree, place_N: Tensor | None) -> Piece:
         sequence_M=torch.from_numpy(tree.sequence_M),
         weight_M=torch.from_numpy(tree.weight_M),
         columns_S={name: torch.from_numpy(column) for name, column in tree.columns_S.items()},
+        num_sequences=tree.num_sequences,
         num_tokens_unshared=tree.num_tokens_unshared,
     )
 
@@ -190,11 +197,13 @@ def batches(
     trunk: bool = True,
     memory: Memory | None = None,
     ranks: Ranks | None = None,
+    unit: int = 1,
+    aside: Sequence[Example] = (),
 ) -> Iterator[Batch]:
     """Yield the batches of steps first_step..steps-1. Step k is the same whichever step one begins with.
 
-    `course` says which of the examples each epoch sees and in which order.
-    `ranks` are those of this process, where nothing else is said.
+    `course` says which of the rows each epoch sees and in which order; row r is the `unit` examples from r unit on, and
+    aside[r], where there are some, goes with it. `ranks` are those of this process, where nothing else is said.
     """
     ranks = ranks or Ranks.here()
     steps_per_epoch = math.ceil(course.rows_per_epoch / rows_per_step)
@@ -205,11 +214,17 @@ def batches(
         if epoch != order_epoch:
             order, order_epoch = course.epoch(epoch), epoch
         rows = order[index * rows_per_step : (index + 1) * rows_per_step]
-        yield to_batch(
-            [examples[row] for row in rows],
+        numbers = [row * unit + part for row in rows for part in range(unit)]
+        batch = to_batch(
+            [examples[number] for number in numbers],
             tokens_per_piece=tokens_per_piece,
             trunk=trunk,
             memory=memory,
-            numbers=rows,
+            numbers=numbers,
             ranks=ranks,
+            unit=unit,
         )
+        if aside:
+            beside = [aside[row] for row in rows]
+            batch = replace(batch, aside=to_batch(beside, tokens_per_piece=tokens_per_piece, trunk=trunk, ranks=ranks))
+        yield batch

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -13,17 +13,20 @@ from torch import nn
 from fledge.errors import TrainError
 from fledge.model.causal import CausalModel
 from fledge.model.process import return_memory
-from fledge.objective.scored import Objective
+from fledge.objective.scored import Before, Objective
 from fledge.training.batch import Batch
 from fledge.training.interrupt import interrupt_between_steps
 from fledge.training.optim import Schedule
 from fledge.training.ranks import Ranks
-from fledge.training.score import scored_pieces
+from fledge.training.score import scored_pieces, step_facts
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step did. `step` counts from 1; the loss is the exact mean over the step's taught tokens."""
+    """What one optimizer step did. `step` counts from 1; the loss is the exact mean over the step's tokens or rows.
+
+    metrics: what else the objective tells, means over the step's rows.
+    """
 
     step: int
     steps: int
@@ -34,11 +37,15 @@ class Step:
     tokens_effective: int
     tokens_computed: int
     seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how hard. `checkpoint` is called with the number of finished steps, every `checkpoint_s` seconds."""
+    """How long and how hard. `checkpoint` is called with the number of finished steps, every `checkpoint_s` seconds.
+
+    before: what the objective has to know of a whole step, where it has to.
+    """
 
     steps: int
     first_step: int
@@ -46,6 +53,7 @@ class Plan:
     clip_norm: float
     checkpoint_s: float
     checkpoint: Callable[[int], None]
+    before: Before | None = None
 
 
 @dataclass(frozen=True)
@@ -121,12 +129,14 @@ def _take(
     number: int,
 ) -> Step:
     optimizer.zero_grad(set_to_none=True)
-    losses = []
-    for scored in scored_pieces(model, batch):
+    ranks = Ranks.here()
+    facts = step_facts(model, batch, plan.before, ranks)
+    losses, metrics = [], []
+    for scored in scored_pieces(model, batch, facts):
         loss = objective(scored)
         loss.value.backward()  # type: ignore[no-untyped-call]
         losses.append(float(loss.value.detach()))
-    ranks = Ranks.here()
+        metrics.append(loss.metrics)
     ranks.sum_gradients(parameters)
     if any(p.grad is None for p in parameters):
         raise TrainError("train.no_gradient", f"a trainable parameter got no gradient in step {number}.")
@@ -152,4 +162,5 @@ def _take(
         tokens_effective=int(effective),
         tokens_computed=int(computed),
         seconds=0.0,
+        metrics=ranks.sum_named(metrics),
     )

@@ -41,7 +41,10 @@ PLAIN_ACTIVATIONS = 2.5
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be trained, as far as memory goes. all_logits: the model gives those of all tokens or none."""
+    """What is to be trained, as far as memory goes. all_logits: the model gives those of all tokens or none.
+
+    unit: so many examples in sequence are one row and are computed at once.
+    """
 
     shape: Shape
     dtype: torch.dtype
@@ -52,6 +55,11 @@ class Job:
     threads: int
     trunk: bool = True
     all_logits: bool = False
+    unit: int = 1
+
+    def numbers(self, rows: Sequence[int]) -> list[int]:
+        """Return the numbers of the examples of some rows."""
+        return [row * self.unit + part for row in rows for part in range(self.unit)]
 
 
 @dataclass(frozen=True)
@@ -132,16 +140,16 @@ def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute
 
 def _largest(examples: Sequence[Example], job: Job, course: Course, size: int) -> tuple[int, int, int]:
     """Return (N, C, U) of the largest piece, trunk and set of scored tokens to be expected."""
-    lengths = [len(example.ids) for example in examples]
+    lengths = _lengths(examples, job)
     orders = [course.epoch(epoch) for epoch in range(TRIAL_EPOCHS)]
     every = [order[i : i + job.rows_per_step] for order in orders for i in range(0, len(order), job.rows_per_step)]
     # Rows of very different lengths meet by chance: a piece is largest where most of the long ones do.
     heaviest = sorted(every, key=lambda step: -sum(lengths[i] for i in step))[:TRIAL_STEPS]
-    by_length = sorted(range(len(examples)), key=lambda i: -lengths[i])
+    by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     steps = [*every[:TRIAL_STEPS], *heaviest, by_length[:1]]
     tokens = trunk_tokens = scored = 0
     for rows in steps:
-        step = split([examples[i] for i in rows], max_tokens=size, trunk=job.trunk)
+        step = split([examples[i] for i in job.numbers(rows)], max_tokens=size, trunk=job.trunk, unit=job.unit)
         tokens = max(tokens, *(len(tree.ids_N) for _, tree in step.pieces))
         trunk_tokens = max(trunk_tokens, len(step.trunk.ids_N) if step.trunk else 0)
         scored = max(scored, *(len(tree.predictor_M) for _, tree in step.pieces))
@@ -150,11 +158,24 @@ def _largest(examples: Sequence[Example], job: Job, course: Course, size: int) -
     return grown, trunk_tokens, min(int(scored * MARGIN), grown + trunk_tokens)
 
 
+def _lengths(examples: Sequence[Example], job: Job) -> list[int]:
+    """Return the tokens of each row, those that its examples share counted as often."""
+    lengths = [len(example.ids) for example in examples]
+    return [sum(lengths[i : i + job.unit]) for i in range(0, len(lengths), job.unit)]
+
+
+def _rows_within(examples: Sequence[Example], job: Job, size: int) -> list[int]:
+    """Return the rows that a piece of `size` tokens holds whatever its examples share."""
+    short = [len(example.ids) <= size // job.unit for example in examples]
+    return [row for row in range(len(short) // job.unit) if all(short[i] for i in job.numbers([row]))]
+
+
 def _fitting(least: MemoryPlan, examples: Sequence[Example], job: Job, budget_bytes: int) -> int:
     """Return a length of rows and pieces with which the run would fit, or 0 where none of the rows is so short."""
-    size = max(len(example.ids) for example in examples)
-    while size >= MIN_TOKENS and (rows := [example for example in examples if len(example.ids) <= size]):
-        tokens, trunk_tokens, scored = _largest(rows, job, plain(len(rows), seed=job.course.seed), size)
+    size = max(_lengths(examples, job))
+    while size >= MIN_TOKENS and (rows := _rows_within(examples, job, size)):
+        kept = [examples[i] for i in job.numbers(rows)]
+        tokens, trunk_tokens, scored = _largest(kept, job, plain(len(rows), seed=job.course.seed), size)
         parts = parts_of(job, tokens, trunk_tokens, scored, recompute=least.recompute)
         if least.parts["process"] + sum(parts.values()) <= budget_bytes:
             return size
@@ -192,8 +213,9 @@ def _too_little(
         }
         changes = [" ".join(f"train.{name}=auto" for name, (told, free) in knobs.items() if told != free)]
     elif size := _fitting(least, examples, job, budget_bytes):
-        left_out = sum(len(example.ids) > size for example in examples)
-        shorter = f"train.max_tokens={size} train.tokens_per_piece={size} ({left_out} of {len(examples)} rows left out)"
+        num_rows, longest = len(examples) // job.unit, size // job.unit
+        left_out = num_rows - len(_rows_within(examples, job, size))
+        shorter = f"train.max_tokens={longest} train.tokens_per_piece={size} ({left_out} of {num_rows} rows left out)"
         changes.append(shorter if left_out else f"train.tokens_per_piece={size}")
     told = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in least.parts.items())
     return TrainError(

@@ -6,7 +6,8 @@ through torch.distributed (gloo on CPUs); who starts them and calls `init_proces
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -50,3 +51,16 @@ class Ranks:
         total = torch.tensor(list(numbers), dtype=torch.float64)
         dist.all_reduce(total)
         return [float(x) for x in total]
+
+    def sum_named(self, shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Return the sums over the pieces of a step and over all ranks, by name.
+
+        A rank that has no piece of a step knows no names; those of the others are told it.
+        """
+        own = {name: math.fsum(share[name] for share in shares) for name in (shares[0] if shares else ())}
+        if self.size == 1:
+            return own
+        told: list[dict[str, float] | None] = [None] * self.size
+        dist.all_gather_object(told, own)
+        held = [one for one in told if one]
+        return {name: math.fsum(one[name] for one in held) for name in (held[0] if held else ())}

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 
 from fledge.model.causal import CausalModel
-from fledge.objective.scored import Scored
+from fledge.objective.scored import Before, Objective, Scored
 from fledge.records import Example
-from fledge.training.batch import Batch, Memory, to_batch
+from fledge.training.batch import Batch, to_batch
+from fledge.training.ranks import Ranks
+
+_NO_FACTS: Mapping[str, float] = MappingProxyType({})
+EXAMPLES_AT_ONCE = 64
 
 
-def scored_pieces(model: CausalModel, batch: Batch) -> Iterator[Scored]:
+def scored_pieces(model: CausalModel, batch: Batch, facts: Mapping[str, float] = _NO_FACTS) -> Iterator[Scored]:
     """Yield the log-probabilities of each piece, with gradient where gradients are on.
 
     Call backward on what is made of a piece before asking for the next. When the last has been asked for, gradients
-    flow once through the trunk that the pieces share.
+    flow once through the trunk that the pieces share. `facts`: what an objective was found to need of the whole step.
     """
     trunk = model.on_trunk(batch.trunk) if batch.trunk is not None else nullcontext()
     with trunk as shared:
@@ -30,20 +36,48 @@ def scored_pieces(model: CausalModel, batch: Batch) -> Iterator[Scored]:
             if context is not None:
                 hidden = torch.cat([context.hidden, hidden])
             logps_U = model.token_logps(hidden.index_select(0, piece.predictor_U), piece.target_U)
-            yield Scored(logps_U[piece.pair_M], piece.sequence_M, piece.weight_M, piece.columns_S, batch.weight)
+            yield Scored(
+                logps_U[piece.pair_M],
+                piece.sequence_M,
+                piece.weight_M,
+                piece.columns_S,
+                step_weight=batch.weight,
+                num_sequences=piece.num_sequences,
+                step_rows=batch.num_rows,
+                facts=facts,
+            )
 
 
 @torch.no_grad()
-def mean_loss(
-    model: CausalModel,
-    examples: Sequence[Example],
-    *,
-    tokens_per_piece: int,
-    trunk: bool = True,
-    memory: Memory | None = None,
-) -> float:
-    """Return the mean negative log-likelihood of the taught tokens, in nats per token."""
-    numbers = range(len(examples))
-    batch = to_batch(examples, tokens_per_piece=tokens_per_piece, trunk=trunk, memory=memory, numbers=numbers)
-    shares = [float((s.logps_M * s.weight_M).sum()) for s in scored_pieces(model, batch)]
-    return -math.fsum(shares) / batch.weight
+def sequence_logps(model: CausalModel, examples: Sequence[Example], *, tokens_per_piece: int) -> list[float]:
+    """Return log p of each example's taught tokens, sum(w logp) in nats, prefixes that they share computed once."""
+    order = sorted(range(len(examples)), key=lambda i: examples[i].ids)
+    found = [0.0] * len(examples)
+    for start in range(0, len(order), EXAMPLES_AT_ONCE):
+        numbers = order[start : start + EXAMPLES_AT_ONCE]
+        # The number of an example goes along as a column: pieces come in an order of their own.
+        numbered = [replace(examples[i], columns={"place": place}) for place, i in enumerate(numbers)]
+        batch = to_batch(numbered, tokens_per_piece=tokens_per_piece, trunk=model.has_trunks)
+        for scored in scored_pieces(model, batch):
+            for place, logp in zip(scored.columns_S["place"].tolist(), scored.sums_S().tolist(), strict=True):
+                found[numbers[int(place)]] = logp
+    return found
+
+
+@torch.no_grad()
+def step_facts(model: CausalModel, batch: Batch, before: Before | None, ranks: Ranks) -> Mapping[str, float]:
+    """Return what an objective has to know of a whole step, found from the rows that it sets aside."""
+    if before is None or batch.aside is None:
+        return _NO_FACTS
+    return ranks.sum_named([before(scored) for scored in scored_pieces(model, batch.aside)])
+
+
+@torch.no_grad()
+def measured(
+    model: CausalModel, batch: Batch, objective: Objective, before: Before | None = None
+) -> tuple[float, dict[str, float]]:
+    """Return the loss of a batch and its metrics, without a gradient; this process alone computes it."""
+    alone = Ranks()
+    facts = step_facts(model, batch, before, alone)
+    losses = [objective(scored) for scored in scored_pieces(model, batch, facts)]
+    return math.fsum(float(loss.value) for loss in losses), alone.sum_named([loss.metrics for loss in losses])

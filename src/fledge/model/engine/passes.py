@@ -208,8 +208,7 @@ class Engine(CausalModel):
         return Workspace(self.decoder, num_tokens=num_tokens, ranks=ranks, lowest=lowest, recompute=self.recompute)
 
     def give_back(self, workspace: Workspace, *, use: str) -> None:
-        if workspace is not self._forward_only:
-            self._free[use].append(workspace)
+        self._free[use].append(workspace)
 
 
 class _Pass:
@@ -349,9 +348,10 @@ class _Pass:
         self.release()
 
     def release(self) -> None:
-        if self.work is not None:
+        # A workspace that keeps nothing for the way back is no use to a pass that has to go it.
+        if self.work is not None and self.keep:
             self.engine.give_back(self.work, use=self.use)
-            self.work = None
+        self.work = None
 
 
 class _Join(torch.autograd.Function):

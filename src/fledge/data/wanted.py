@@ -1,0 +1,109 @@
+"""Records -> the rows that an objective learns from: answers, pairs of answers, or judged answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from fledge.data.formats import Reading, as_conversation, taught_of
+from fledge.data.sources import no_rows
+from fledge.errors import DataError, Finding
+from fledge.records import Conversation, Judged, Learnt, Message, Preference, Problem, Record, RowKind, Taught, Text
+
+WANTED: Mapping[RowKind, str] = {
+    "pairs": "pairs of a better and a worse answer",
+    "judged": "answers that are judged good or bad",
+}
+# Which objective learns all of a record.
+FITTING: Mapping[type, str] = {
+    Preference: "dpo (or ipo, orpo, simpo), which learns from both answers",
+    Judged: "kto, which learns from good answers and from bad ones",
+    Conversation: "sft, which learns the answers",
+    Problem: "sft, which learns the answers",
+    Text: "text, which learns the text itself",
+}
+
+
+def rows_for(reading: Reading, path: Path, kind: RowKind) -> list[Learnt]:
+    """Return the rows of a file that an objective of this kind learns from.
+
+    Of answers, what `taught_of` gives. Of judged answers, a preference is a good one and a bad one.
+
+    Raises DataError with every faulty row, for a file without rows, and for one that holds nothing of the kind, with
+    the objective that fits.
+    """
+    if kind == "answers":
+        return list(taught_of(reading, path))
+    found: list[Learnt] = []
+    findings: list[Finding] = []
+    other: Record | None = None
+    for record in reading.records:
+        if isinstance(record, Finding):
+            findings.append(record)
+        elif own := list(_taken(record, kind)):
+            found += own
+        else:
+            other = record
+    if findings:
+        raise DataError.from_findings(findings)
+    if other is None and not found:
+        raise no_rows(path)
+    if other is not None:
+        raise DataError(
+            "data.other_objective",
+            f"read as {reading.form}: it holds no {WANTED[kind]}.",
+            where=other.origin if found else str(path),
+            remedy=f"Set objective: {FITTING[type(other)]}; or name the form in data.format.",
+        )
+    return found
+
+
+def for_answers(reading: Reading, path: Path) -> Reading:
+    """Return the reading; raise DataError where learning the answers alone would leave half of the rows out untold."""
+    first = next(reading.records, None)
+    if isinstance(first, Preference | Judged):
+        what = "the worse answers" if isinstance(first, Preference) else "the bad answers"
+        raise DataError(
+            "data.other_objective",
+            f"read as {reading.form}: sft would leave {what} out.",
+            where=str(path),
+            remedy=f"Set objective: {FITTING[type(first)]}; or, to learn the better answers alone, name the form: "
+            f"data.format={reading.form}.",
+        )
+    return replace(reading, records=chain([] if first is None else [first], reading.records))
+
+
+def _taken(record: Record, kind: RowKind) -> Iterator[Learnt]:
+    if isinstance(record, Preference) and kind == "judged":
+        group = record.group or record.origin
+        for answer, good in ((record.chosen, True), (record.rejected, False)):
+            yield Judged((*record.prompt, *answer), good, record.origin, group, record.tools)
+    elif isinstance(record, Preference if kind == "pairs" else Judged):
+        yield record
+
+
+def sides(row: Learnt) -> list[Conversation | Text]:
+    """Return what of a row is turned into tokens: of a pair the chosen and the rejected answer, in this order.
+
+    In pairs and judged rows only what follows the prompt is taught.
+    """
+    match row:
+        case Preference():
+            return [_said(row.prompt, answer, row) for answer in (row.chosen, row.rejected)]
+        case Judged():
+            return [_said(row.messages[:-1], row.messages[-1:], row)]
+        case _:
+            return [row]
+
+
+def answers_of(rows: Sequence[Learnt]) -> list[Taught]:
+    """Return what rows of any kind give to ask and to answer: of a pair the better answer, of judged ones the good."""
+    found = (row if isinstance(row, Text) else as_conversation(row) for row in rows)
+    return [row for row in found if row is not None]
+
+
+def _said(prompt: tuple[Message, ...], answer: tuple[Message, ...], row: Preference | Judged) -> Conversation:
+    read = tuple(replace(message, taught=False) for message in prompt)
+    return Conversation((*read, *answer), row.origin, None, row.group, row.tools, row.task)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from fledge.objective.scored import Loss, Scored
+from fledge.objective.scored import Loss, Mean, Scored
 
 # log(1 - p) of an answer that rounding makes certain.
 _NEARLY_ONE = -1e-7
@@ -80,19 +80,19 @@ def kto(scored: Scored, *, beta: float, good_weight: float, bad_weight: float) -
     losses = torch.where(
         good, good_weight * (1 - torch.sigmoid(reward - z)), bad_weight * (1 - torch.sigmoid(z - reward))
     )
-    right = torch.where(good, reward > 0, reward < 0)
+    right = torch.where(good, reward > z, reward < z)
     metrics = {
-        "accuracy": _mean(right.to(reward.dtype), scored),
-        "kl": _mean(torch.full_like(reward, z / beta), scored),
-        "reward_good": _mean(reward * good, scored),
-        "reward_bad": _mean(reward * ~good, scored),
+        "accuracy": Mean.of(right.to(reward.dtype)),
+        "kl": Mean(z / beta, 1.0),
+        "reward_good": Mean.of(reward[good]),
+        "reward_bad": Mean.of(reward[~good]),
     }
     return Loss(losses.sum() / scored.step_rows, metrics)
 
 
-def kl_reward(aside: Scored, *, beta: float) -> dict[str, float]:
-    """Return this piece's share of KL_REWARD: beta times the mean log-ratio of answers to other questions."""
-    return {KL_REWARD: _mean(beta * (aside.sums_S() - aside.columns_S["reference"]), aside)}
+def kl_reward(aside: Scored, *, beta: float) -> dict[str, Mean]:
+    """Return KL_REWARD: beta times the mean log-ratio of answers to other questions."""
+    return {KL_REWARD: Mean.of(beta * (aside.sums_S() - aside.columns_S["reference"]))}
 
 
 def _pairs(values_S: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,16 +107,12 @@ def _with_sft(scored: Scored, losses: Tensor, chosen: Tensor, rejected: Tensor, 
     if sft_weight:
         losses = losses - sft_weight * _pairs(scored.sums_S() / scored.lengths_S())[0]
     metrics = {
-        "accuracy": _mean((chosen > rejected).to(losses.dtype), scored),
-        "margin": _mean(chosen - rejected, scored),
-        "reward_chosen": _mean(chosen, scored),
-        "reward_rejected": _mean(rejected, scored),
+        "accuracy": Mean.of((chosen > rejected).to(losses.dtype)),
+        "margin": Mean.of(chosen - rejected),
+        "reward_chosen": Mean.of(chosen),
+        "reward_rejected": Mean.of(rejected),
     }
     return Loss(losses.sum() / scored.step_rows, metrics)
-
-
-def _mean(values: Tensor, scored: Scored) -> float:
-    return float(values.detach().sum()) / scored.step_rows
 
 
 def _log_of_rest(logp: Tensor) -> Tensor:

@@ -42,13 +42,25 @@ def _summed(values_M: Tensor, sequence_M: Tensor, num_sequences: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """The mean of some numbers by its parts, so that those of pieces can be put together."""
+
+    total: float
+    count: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Mean:
+        return cls(float(values.detach().sum()), float(values.numel()))
+
+
+@dataclass(frozen=True)
 class Loss:
-    """`value` is this piece's share of the step's loss: shares add up. `metrics` are shares too."""
+    """`value` is this piece's share of the step's loss: shares add up. metrics: what it tells beside, as means."""
 
     value: Tensor
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Mean] = field(default_factory=dict)
 
 
 Objective = Callable[[Scored], Loss]
-# Finds shares of a step's facts, by name, from a piece of what the step sets aside; shares add up.
-Before = Callable[[Scored], Mapping[str, float]]
+# Finds a step's facts, by name, from a piece of what the step sets aside.
+Before = Callable[[Scored], Mapping[str, Mean]]

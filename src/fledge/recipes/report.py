@@ -202,7 +202,7 @@ def _curves(told: Told) -> str:
     held_out_mark = {} if held_out is None else {f"held-out rows: {held_out:.3g}": held_out}
     clip_mark = {} if clip is None else {f"clipped at {clip:g}": clip}
     large = _figure(told, "loss", "Loss", words, held_out_mark)
-    small = "".join(_metric(told, name) for name in told.steps[0].get("metrics", {}))
+    small = "".join(_metric(told, name) for name in METRICS)
     small += _figure(told, "lr", "Learning rate", "as scheduled", {}, smoothed=False)
     small += _figure(told, "grad_norm", "Gradient norm", "before clipping", clip_mark)
     return f'{large}{line_of_losses(told.summary)}<div class="small-multiples">{small}</div>'
@@ -210,13 +210,14 @@ def _curves(told: Told) -> str:
 
 def _metric(told: Told, name: str) -> str:
     """Return the curve of what the objective tells beside its loss."""
-    title, words = METRICS.get(name, (name, "mean over the rows of a step"))
+    title, words = METRICS[name]
     held_out = told.summary.get("eval_metrics", {}).get(name)
     return _figure(told, name, title, words, {} if held_out is None else {f"held-out rows: {held_out:.3g}": held_out})
 
 
 def _figure(told: Told, key: str, title: str, words: str, marks: Mapping[str, float], *, smoothed: bool = True) -> str:
-    values = [(step["step"], {**step.get("metrics", {}), **step}[key]) for step in told.steps]
+    # A step tells nothing of what it has not, as of good answers where it has none.
+    values = [(step["step"], {**step.get("metrics", {}), **step}.get(key, math.nan)) for step in told.steps]
     points = [(step, value) for step, value in values if math.isfinite(value)]
     if len(points) < 2:
         return ""

@@ -162,5 +162,5 @@ def _take(
         tokens_effective=int(effective),
         tokens_computed=int(computed),
         seconds=0.0,
-        metrics=ranks.sum_named(metrics),
+        metrics=ranks.means(metrics),
     )

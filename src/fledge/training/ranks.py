@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from fledge.objective.scored import Mean
+
 T = TypeVar("T")
 
 
@@ -52,15 +54,21 @@ class Ranks:
         dist.all_reduce(total)
         return [float(x) for x in total]
 
-    def sum_named(self, shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """Return the sums over the pieces of a step and over all ranks, by name.
+    def means(self, parts: Sequence[Mapping[str, Mean]]) -> dict[str, float]:
+        """Return the means over the pieces of a step and over all ranks, by name; what has no numbers is left out.
 
         A rank that has no piece of a step knows no names; those of the others are told it.
         """
-        own = {name: math.fsum(share[name] for share in shares) for name in (shares[0] if shares else ())}
-        if self.size == 1:
-            return own
-        told: list[dict[str, float] | None] = [None] * self.size
-        dist.all_gather_object(told, own)
-        held = [one for one in told if one]
-        return {name: math.fsum(one[name] for one in held) for name in (held[0] if held else ())}
+        own: dict[str, list[Mean]] = {}
+        for part in parts:
+            for name, mean in part.items():
+                own.setdefault(name, []).append(mean)
+        held = [own]
+        if self.size > 1:
+            told: list[dict[str, list[Mean]] | None] = [None] * self.size
+            dist.all_gather_object(told, own)
+            held = [one for one in told if one is not None]
+        names = dict.fromkeys(name for one in held for name in one)
+        every = {name: [mean for one in held for mean in one.get(name, ())] for name in names}
+        counts = {name: math.fsum(mean.count for mean in every[name]) for name in names}
+        return {name: math.fsum(m.total for m in every[name]) / counts[name] for name in names if counts[name]}

@@ -69,7 +69,7 @@ def step_facts(model: CausalModel, batch: Batch, before: Before | None, ranks: R
     """Return what an objective has to know of a whole step, found from the rows that it sets aside."""
     if before is None or batch.aside is None:
         return _NO_FACTS
-    return ranks.sum_named([before(scored) for scored in scored_pieces(model, batch.aside)])
+    return ranks.means([before(scored) for scored in scored_pieces(model, batch.aside)])
 
 
 @torch.no_grad()
@@ -80,4 +80,4 @@ def measured(
     alone = Ranks()
     facts = step_facts(model, batch, before, alone)
     losses = [objective(scored) for scored in scored_pieces(model, batch, facts)]
-    return math.fsum(float(loss.value) for loss in losses), alone.sum_named([loss.metrics for loss in losses])
+    return math.fsum(float(loss.value) for loss in losses), alone.means([loss.metrics for loss in losses])

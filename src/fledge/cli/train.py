@@ -75,12 +75,17 @@ def with_progress(work: Any) -> dict[str, Any]:
 def _tell(summary: dict[str, Any]) -> None:
     from fledge.cli.output import duration, megabytes, say
 
+    before = summary.get("eval_before", {}).get("loss")
     held_out = "" if summary["eval_loss"] is None else f", held-out {summary['eval_loss']:.3f}"
+    held_out += f" ({before:.3f} before)" if held_out and before is not None else ""
     say(f"run      {summary['run']}")
     say(f"loss     {summary['loss_first']:.3f} -> {summary['loss_last']:.3f}{held_out}")
-    apart = summary.get("eval_metrics", {}).get("accuracy")
-    if apart is not None:
-        say(f"         {apart:.1%} of the held-out rows are told apart: the better answer has the higher reward")
+    metrics = summary.get("eval_metrics", {})
+    if "accuracy" in metrics:
+        say(f"         {metrics['accuracy']:.1%} of the held-out rows are told apart by their rewards")
+    if "likelier" in metrics:
+        was = summary["eval_before"]["likelier"]
+        say(f"         the better answer is likelier in {metrics['likelier']:.1%} of them, {was:.1%} before")
     measured = [task for task in summary.get("tasks", ()) if task["eval_loss"] is not None]
     for task in measured if len(measured) > 1 else ():
         say(f"         held-out {task['eval_loss']:.3f} on {task['task']} ({task['eval_rows']} rows)")

@@ -106,7 +106,9 @@ def _with_sft(scored: Scored, losses: Tensor, chosen: Tensor, rejected: Tensor, 
     """
     if sft_weight:
         losses = losses - sft_weight * _pairs(scored.sums_S() / scored.lengths_S())[0]
+    likely_chosen, likely_rejected = _pairs((scored.sums_S() / scored.lengths_S()).detach())
     metrics = {
+        "likelier": Mean.of((likely_chosen > likely_rejected).to(losses.dtype)),
         "accuracy": Mean.of((chosen > rejected).to(losses.dtype)),
         "margin": Mean.of(chosen - rejected),
         "reward_chosen": Mean.of(chosen),

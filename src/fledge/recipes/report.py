@@ -33,6 +33,7 @@ UNITS = {"loss": "nats per taught token"}
 # What objectives tell beside the loss: title, words.
 METRICS = {
     "accuracy": ("Told apart", "share of rows whose better answer has the higher reward"),
+    "likelier": ("Likelier", "share of rows whose better answer has the higher log-probability per token"),
     "margin": ("Margin", "reward of the better answer less that of the worse"),
     "reward_chosen": ("Reward of better answers", "0 is as likely as before"),
     "reward_rejected": ("Reward of worse answers", "0 is as likely as before"),
@@ -199,7 +200,7 @@ def _curves(told: Told) -> str:
     held_out, clip = told.summary.get("eval_loss"), told.knobs.get("train", {}).get("clip_norm")
     first, last = (f"{told.steps[i]['loss']:.3g}" for i in (0, -1))
     words = f"from {first} to {last}. Thin: each step; thick: their mean."
-    held_out_mark = {} if held_out is None else {f"held-out rows: {held_out:.3g}": held_out}
+    held_out_mark = _held_out_marks(told, "loss", held_out)
     clip_mark = {} if clip is None else {f"clipped at {clip:g}": clip}
     large = _figure(told, "loss", "Loss", words, held_out_mark)
     small = "".join(_metric(told, name) for name in METRICS)
@@ -212,7 +213,14 @@ def _metric(told: Told, name: str) -> str:
     """Return the curve of what the objective tells beside its loss."""
     title, words = METRICS[name]
     held_out = told.summary.get("eval_metrics", {}).get(name)
-    return _figure(told, name, title, words, {} if held_out is None else {f"held-out rows: {held_out:.3g}": held_out})
+    return _figure(told, name, title, words, _held_out_marks(told, name, held_out))
+
+
+def _held_out_marks(told: Told, name: str, held_out: float | None) -> dict[str, float]:
+    """Return the lines to be drawn for the held-out rows, after the run and before it."""
+    before = told.summary.get("eval_before", {}).get(name)
+    after = {} if held_out is None else {f"held-out rows: {held_out:.3g}": held_out}
+    return after if before is None or held_out is None else after | {f"before: {before:.3g}": before}
 
 
 def _figure(told: Told, key: str, title: str, words: str, marks: Mapping[str, float], *, smoothed: bool = True) -> str:

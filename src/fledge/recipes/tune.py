@@ -326,6 +326,8 @@ def _restore(
 def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int) -> dict[str, Any]:
     """Measure the held-out loss, write the manifest (which makes the run usable) and return the summary."""
     measured = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
+    with model.disabled():
+        before = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
     totals = _totals(run)
     summary = {
         "run": run.path.name,
@@ -338,6 +340,7 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
         "sharing": totals.tokens_effective / totals.tokens_computed,
         "eval_loss": measured.loss,
         "eval_metrics": dict(measured.metrics),
+        "eval_before": {"loss": before.loss, **before.metrics},
         "tasks": summary_of_tasks(setup.course, setup.held_out.rows, measured.losses),
         "trainable_params": num_trainable,
         "peak_rss_bytes": peak_rss_bytes(),

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from fledge.data.readers import cesu
+from fledge.data.readers.code_pages import best_page
 from fledge.errors import DataError
 
 # A row longer than this is not a row: the file is something else, or a quote was never closed.
@@ -36,6 +38,10 @@ BOMS = (
 COUNTABLE = 40
 # So many well-formed letters of UTF-8 for every broken byte make a UTF-8 file with damage, not one in another encoding.
 DAMAGED_AT = 20
+# A sample may begin and end within a character.
+CUT_BYTES = 7
+# Where the best code page of an alphabet makes less sense of a text than this, it is in a script of another kind.
+SENSE = 0.5
 
 
 @dataclass(frozen=True)
@@ -128,17 +134,24 @@ def _first_foreign(file: BinaryIO, head: bytes) -> bytes | None:
 
 def _legacy(sample: bytes) -> Encoding:
     """Return the encoding of bytes that are not UTF-8: damaged UTF-8, Windows-1252, or what the statistics say."""
+    if cesu.has_pairs(sample):
+        whole = cesu.mended(sample)
+        if len(whole) - len(whole.decode("utf-8", errors="ignore").encode()) < CUT_BYTES:
+            return Encoding(cesu.NAME, "UTF-8 with characters as pairs of surrogates (CESU-8), mended", damaged=True)
     good = len(sample.decode("utf-8", errors="ignore").encode())
     multi = sum(byte >= 0xC0 for byte in sample)
     broken = len(sample) - good
     if multi > DAMAGED_AT * broken:
         return Encoding("utf-8", "UTF-8 with damaged bytes", damaged=True)
-    if sum(byte > 127 for byte in sample) >= COUNTABLE:
+    page = best_page(sample)
+    if page.score < SENSE and sum(byte > 127 for byte in sample) >= COUNTABLE:
         from charset_normalizer import from_bytes
 
         best = from_bytes(sample).best()
         if best is not None and "cp1252" not in best.could_be_from_charset:
             return Encoding(best.encoding, f"{best.encoding}, by the frequency of its letters: a guess")
+    if page.name != "cp1252":
+        return Encoding(page.name, f"{page.name}, by its letters and small words: a guess")
     # Windows-1252 is Latin-1 with curly quotes where Latin-1 has control characters that nobody types.
     name = "latin-1" if any(byte in sample for byte in b"\x81\x8d\x8f\x90\x9d") else "cp1252"
     return Encoding(name, "Windows-1252, not UTF-8")

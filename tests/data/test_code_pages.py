@@ -136,3 +136,35 @@ def test_characters_written_as_two_surrogates_are_mended(tmp_path: Path) -> None
             step = draw.randint(1, 9)
             said, at = said + decoder.decode(raw[at : at + step], at + step >= len(raw)), at + step
         assert said == row
+
+
+@pytest.mark.parametrize(
+    ("said", "page", "head"),
+    [
+        ("Zażółć gęślą jaźń, łódź", "iso-8859-2", '<!DOCTYPE html>\n<html><head><meta charset="{}"></head>'),
+        ("日本語のテキスト①", "cp932", '<html><head><META http-equiv=x content="text/html; charset=Shift_JIS"></head>'),
+        ("Привет", "windows-1251", '<?xml version="1.0" encoding="{}"?><html>'),
+        ("Καλημέρα", "windows-1253", "<html><head><title>Ein Titel</title><meta charset = '{}'/></head>"),
+        ("“naïve” – 5 €", "cp1252", '<html><meta charset="ISO-8859-1">'),
+    ],
+)
+def test_a_page_says_in_which_encoding_it_is(tmp_path: Path, said: str, page: str, head: str) -> None:
+    (path := tmp_path / "a.html").write_bytes(f"{head.format(page)}<body><p>{said}</p></body></html>".encode(page))
+    source = open_source(path)
+    assert "as the page says" in source.why
+    (row,) = source.rows
+    assert isinstance(row, Row) and said in row.values["text"]
+
+
+@pytest.mark.parametrize("told", ["utf-8", "nonsense-7", "utf-16", "shift_jis", "base64", "rot13", "idna"])
+def test_a_page_that_says_what_it_is_not_is_guessed(tmp_path: Path, told: str) -> None:
+    page = f'<html><meta charset="{told}"><p>{WESTERN["fr"]}</p></html>'.encode("cp1252")
+    (path := tmp_path / "a.html").write_bytes(page)
+    (row,) = read_rows(path)
+    assert WESTERN["fr"] in row.values["text"]
+
+
+def test_what_a_page_says_is_no_matter_where_it_is_utf_8(tmp_path: Path) -> None:
+    (path := tmp_path / "a.html").write_bytes('<html><meta charset="iso-8859-1"><p>日本語</p>'.encode())
+    (row,) = read_rows(path)
+    assert row.values["text"] == "日本語"

@@ -7,6 +7,7 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -34,6 +35,21 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# What a page says of itself in its first bytes; browsers look no further.
+DECLARED_WITHIN = 4096
+DECLARATION = re.compile(
+    rb"<\?xml[^>]{0,80}encoding\s*=\s*[\"']([\w.:-]+)|<meta[^>]{1,200}charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE
+)
+# The names that pages use, and the larger encodings in which browsers read them (https://encoding.spec.whatwg.org).
+AS_BROWSERS_READ = {
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1", "us-ascii", "ascii"), "cp1252"),
+    **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis", "windows-31j"), "cp932"),
+    **dict.fromkeys(("gb2312", "gbk", "x-gbk", "gb_2312-80"), "gb18030"),
+    **dict.fromkeys(("euc-kr", "ks_c_5601-1987", "ksc5601"), "cp949"),
+    **dict.fromkeys(("iso-8859-9", "latin5"), "cp1254"),
+    "big5": "big5hkscs", "x-euc-jp": "euc_jp", "iso-8859-8-i": "iso8859_8", "tis-620": "cp874", "iso-8859-11": "cp874",
+    "x-mac-cyrillic": "mac_cyrillic", "macintosh": "mac_roman", "windows-949": "cp949", "windows-874": "cp874",
+}  # fmt: skip
 # Fewer bytes above 127 than this have no statistics: a pound sign, some accents. Western Europe is then likeliest.
 COUNTABLE = 40
 # So many well-formed letters of UTF-8 for every broken byte make a UTF-8 file with damage, not one in another encoding.
@@ -103,7 +119,27 @@ def find_encoding(path: Path) -> Encoding:
         if wide := _wide(head):
             return Encoding(wide, f"{wide.upper()}, by its zero bytes")
         around = _first_foreign(file, head)
-    return Encoding("utf-8") if around is None else _legacy(around)
+    if around is None:
+        return Encoding("utf-8")
+    return _declared(head, around) or _legacy(around)
+
+
+def _declared(head: bytes, sample: bytes) -> Encoding | None:
+    """Return the encoding that a page of HTML or XML says it is in, where it is text in that encoding."""
+    found = DECLARATION.search(head, 0, DECLARED_WITHIN) if head.lstrip()[:1] == b"<" else None
+    if found is None:
+        return None
+    told = (found[1] or found[2]).decode("ascii").lower()
+    name = AS_BROWSERS_READ.get(told, told)
+    try:
+        text = sample.decode(name, "replace")
+    except (LookupError, ValueError):
+        return None
+    # A sample of a long page may begin and end within a character.
+    broken = text.count(DAMAGE) + sum("\x80" <= character < "\xa0" for character in text)
+    if broken > (2 if len(sample) > HEAD_BYTES else 0):
+        return None
+    return Encoding(name, f"{told}, as the page says", damaged=True)
 
 
 def _wide(head: bytes) -> str:

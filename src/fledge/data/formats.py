@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.config import DataConfig
-from fledge.data.forms import chats, conversations, preferences, texts
+from fledge.data.forms import chats, conversations, judgements, preferences, texts
 from fledge.data.forms.turns import RowFault
 from fledge.data.sources import Source, no_rows, open_source
 from fledge.errors import ConfigError, DataError, Finding, nearest
@@ -55,7 +55,7 @@ FORMS: dict[str, Form] = {
     "preference": Form(preferences.is_preference, preferences.from_preference, "a chosen and a rejected answer"),
     "reply_tree": Form(preferences.is_reply_tree, preferences.from_reply_tree, "a tree of ranked replies", nested=True),
     "ranked": Form(preferences.is_ranked, preferences.from_ranked, "answers with ranks or scores", nested=True),
-    "judged": Form(preferences.is_judged, preferences.from_judged, "an answer labelled good or bad"),
+    "judged": Form(judgements.is_judged, judgements.from_judged, "an answer labelled good or bad"),
     "messages": Form(conversations.has_turns, conversations.from_turns, "turns with a role and what was said"),
     "instances": Form(
         conversations.has_instances, conversations.from_instances, "one instruction with several answers", nested=True
@@ -73,6 +73,10 @@ FORMS: dict[str, Form] = {
     "prompt": Form(texts.is_bare_prompt, texts.from_problem, "prompts without an answer"),
     "text": Form(texts.is_text, texts.from_text, "text as it stands"),
 }
+
+
+# Rows of these hold an answer that somebody may have judged.
+ANSWERED = ("judged", "messages", "prompt_completion", "question_answer")
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,8 @@ def recognise(sample: Sequence[Row]) -> tuple[str, str, dict[str, str]]:
     counts = {name: sum(form.fits(row.values) for row in sample) for name, form in FORMS.items()}
     # Every question is a prompt: rows without an answer among others are faulty, and no form of their own.
     best = max(counts, key=lambda name: counts[name] / (2 if name == "prompt" else 1))
+    if best in ANSWERED:
+        best = _judged_or(best, sample)
     if counts[best]:
         return best, FORMS[best].meaning, {}
     if guess := _by_content(sample):
@@ -205,6 +211,25 @@ def recognise(sample: Sequence[Row]) -> tuple[str, str, dict[str, str]]:
         remedy="Use 'question' and 'answer', 'prompt' and 'completion' or 'messages', "
         "or name yours: data: {columns: {question: YOURS, answer: YOURS}}.",
     )
+
+
+def _judged_or(form: str, sample: Sequence[Row]) -> str:
+    """Return "judged" where the answers of `form` are. Raises DataError for ratings that leave open which are good."""
+    rows = [row.values for row in sample]
+    if unclear := judgements.unclear_rating(rows):
+        raise DataError(
+            "data.unknown_format",
+            f"{unclear}: which answers are good cannot be told.",
+            where=sample[0].origin,
+            remedy="Write true or false there, or teach them all: data.format: question_answer (or messages).",
+        )
+    if judgements.are_judged(rows):
+        return "judged"
+    if form != "judged":
+        return form
+    # Numbers such as those of classes: what else the rows are.
+    others = {name: sum(FORMS[name].fits(row) for row in rows) for name in ANSWERED if name != "judged"}
+    return max(others, key=lambda name: others[name])
 
 
 def _by_content(sample: Sequence[Row]) -> tuple[dict[str, str], str] | None:

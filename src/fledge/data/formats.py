@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.config import DataConfig
-from fledge.data.forms import chats, conversations, judgements, preferences, texts
+from fledge.data.forms import chats, conversations, judgements, preferences, texts, turn_rows
 from fledge.data.forms.turns import RowFault
 from fledge.data.sources import Source, no_rows, open_source
 from fledge.errors import ConfigError, DataError, Finding, nearest
@@ -83,7 +83,7 @@ ANSWERED = ("judged", "messages", "prompt_completion", "question_answer")
 class Reading:
     """How the rows of a file are read: `form`, why, and what is renamed. `records` yields them one by one.
 
-    `columns` and `me` read other rows of the file in the same way. `whole`: all rows together make one record.
+    `columns` and `me` read other rows of the file in the same way. `whole`: rows of the file make one record together.
     """
 
     form: str
@@ -123,6 +123,10 @@ def read_records(
         whole = {"messages": [row.values for row in chain(head, stream) if isinstance(row, Row)]}
         chat = Row(whole, sample[0].origin)
         head, stream, sample, chat_rows = [chat], iter(()), [chat], True
+    elif form == "auto" and not columns and turn_rows.are_turns(sample):
+        stream = turn_rows.conversations_of(chain(head, stream))
+        head, chat_rows = list(islice(stream, SAMPLE_ROWS)), True
+        sample = [row for row in head if isinstance(row, Row)]
     why, renames = "named in data.format", dict(columns or {})
     if form == "auto":
         form, why, guessed = recognise(sample) if sample else ("text", "nothing to go by", {})

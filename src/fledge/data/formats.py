@@ -13,7 +13,7 @@ from typing import Any
 from fledge.config import DataConfig
 from fledge.data.forms import chats, conversations, judgements, preferences, texts, turn_rows
 from fledge.data.forms.turns import RowFault
-from fledge.data.sources import Source, no_rows, open_source
+from fledge.data.sources import Source, by_place, no_rows, open_source
 from fledge.errors import ConfigError, DataError, Finding, nearest
 from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Row, Taught, Text
 
@@ -151,7 +151,7 @@ def open_records(
 
     Raises what open_source and read_records raise.
     """
-    source = open_source(path, encoding=told.encoding)
+    source = open_source(path, encoding=told.encoding, headless=by_place(told.columns))
     rows = through(source.rows)
     return source, read_records(rows, form=told.format, columns=told.columns, me=told.me, mend=mend)
 
@@ -213,7 +213,7 @@ def recognise(sample: Sequence[Row]) -> tuple[str, str, dict[str, str]]:
         f"no known form has the columns {found}.",
         where=sample[0].origin,
         remedy="Use 'question' and 'answer', 'prompt' and 'completion' or 'messages', "
-        "or name yours: data: {columns: {question: YOURS, answer: YOURS}}.",
+        "or name yours: data: {columns: {question: YOURS, answer: YOURS}}; without a header, by place: '1', '2'.",
     )
 
 

@@ -22,6 +22,8 @@ SAMPLE_ROWS = 200
 # A column with at most this many different values, each coming often, names classes.
 MAX_CLASSES = 40
 SHOWN_COLUMNS = 8
+# A column is tried in so many rows that have it.
+TRIED_ROWS = 5
 
 Values = Mapping[str, Any]
 Mend = Callable[[Row, RowFault], Sequence[Record]]
@@ -32,12 +34,14 @@ class Form:
     """How one form is recognised and read; `meaning` is shown with the guess.
 
     nested: the row is a structure of its own, which cannot be read in part; a row that does not fit is none.
+    bookkeeping: columns that say how to read the others, and nothing of their own.
     """
 
     fits: Callable[[Values], bool]
     records: Callable[[Values], Sequence[Record]]
     meaning: str
     nested: bool = False
+    bookkeeping: frozenset[str] = frozenset()
 
     def read(self, values: Values) -> Sequence[Record]:
         """Return the records of a row. Raises RowFault for what is wrong with it."""
@@ -49,7 +53,11 @@ class Form:
 # Tried in this order: the most telling comes first.
 FORMS: dict[str, Form] = {
     "openai_export": Form(
-        chats.is_openai_export, chats.from_openai_export, "conversations of a ChatGPT export", nested=True
+        chats.is_openai_export,
+        chats.from_openai_export,
+        "conversations of a ChatGPT export",
+        nested=True,
+        bookkeeping=frozenset(("current_node",)),
     ),
     "chat_export": Form(chats.is_chat_export, chats.from_chat_export, "a chat between people", nested=True),
     "preference": Form(preferences.is_preference, preferences.from_preference, "a chosen and a rejected answer"),
@@ -189,6 +197,40 @@ def rename(row: Row, columns: Mapping[str, str] | None) -> Row | Finding:
     taken = set(columns.values())
     kept = {key: value for key, value in row.values.items() if key not in taken and key not in columns}
     return Row({**kept, **{ours: row.values[theirs] for ours, theirs in columns.items()}}, row.origin)
+
+
+def unread_columns(reading: Reading, head: Sequence[Row]) -> list[str]:
+    """Return the columns of some rows that say nothing in their records: without them the records are the same."""
+    if reading.whole:
+        # The columns of single messages, all of them read or none of a row's own.
+        return [name for name in _named(head) if name not in chats.READ and name not in turn_rows.READ]
+    form = FORMS[reading.form]
+    found = []
+    for name, rows in _named(head).items():
+        if name not in form.bookkeeping and all(_same_without(name, row, form, reading.columns) for row in rows):
+            found.append(name)
+    return found
+
+
+def _named(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return each column's name with a few of the rows in which it holds something."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        for name, value in row.values.items():
+            if value not in (None, "", [], {}) and len(held := found.setdefault(str(name), [])) < TRIED_ROWS:
+                held.append(row)
+    return found
+
+
+def _same_without(name: str, row: Row, form: Form, columns: Mapping[str, str]) -> bool:
+    less = Row({key: value for key, value in row.values.items() if str(key) != name}, row.origin)
+    both = [rename(one, columns) for one in (row, less)]
+    try:
+        whole, rest = (form.read(one.values) for one in both if isinstance(one, Row))
+    except ValueError:
+        # One cannot be read, or has lost a column that was named: it was read.
+        return False
+    return whole == rest
 
 
 def recognise(sample: Sequence[Row]) -> tuple[str, str, dict[str, str]]:

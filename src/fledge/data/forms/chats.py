@@ -16,6 +16,7 @@ SESSION_GAP_S = 6 * 3600
 TIME_KEYS = ("timestamp_ms", "date_unixtime", "timestamp", "date", "time", "create_time")
 AUTHOR_KEYS = ("sender_name", "from", "author", "sender")
 SAID_KEYS = ("content", "text", "message")
+READ = frozenset((*TIME_KEYS, *AUTHOR_KEYS, *SAID_KEYS))
 
 
 @dataclass(frozen=True)

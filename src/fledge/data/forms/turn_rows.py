@@ -6,9 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fledge.data import columns
-from fledge.data.forms.turns import CONTENT_KEYS, ROLE_KEYS, ROLES
+from fledge.data.forms.turns import CALL_ID_KEYS, CONTENT_KEYS, ROLE_KEYS, ROLES, THINKING_KEYS
 from fledge.errors import Finding
 from fledge.records import Row
+
+READ = frozenset(
+    (*ROLE_KEYS, *CONTENT_KEYS, *THINKING_KEYS, *CALL_ID_KEYS, *columns.GROUP, "tool_calls", "name", "weight")
+)
 
 
 def are_turns(rows: Sequence[Row]) -> bool:

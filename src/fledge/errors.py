@@ -129,6 +129,12 @@ class Finding:
 
 
 class DataError(FledgeError, ValueError):
+    # Where the first of several problems is; their text names the places of all that it tells.
+    first = ""
+
+    def as_dict(self) -> dict[str, str]:
+        return super().as_dict() | {"where": self.where or self.first}
+
     @classmethod
     def from_findings(cls, findings: Sequence[Finding], *, shown: int = 5) -> DataError:
         """Return one error that tells the first few findings in full and counts the rest."""
@@ -138,7 +144,9 @@ class DataError(FledgeError, ValueError):
         lines = [str(f) for f in findings[:shown]]
         if len(findings) > shown:
             lines.append(f"... and {len(findings) - shown} more like these.")
-        return cls(first.code, f"{len(findings)} problems.\n" + "\n".join(lines), remedy="")
+        error = cls(first.code, f"{len(findings)} problems.\n" + "\n".join(lines), remedy="")
+        error.first = first.where
+        return error
 
 
 class ModelError(FledgeError, ValueError): ...

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from fledge.errors import RunError, nearest, writing
+from fledge.errors import DiskError, RunError, nearest, writing
 
 RUN_NAME = re.compile(r"(\d{4,})-[a-z0-9._-]+")
 
@@ -46,12 +46,29 @@ def write_json_atomic(path: Path, value: Mapping[str, Any]) -> None:
 
 
 @contextmanager
+def making(final: Path) -> Iterator[None]:
+    """Turn whatever the system says of a new name in a folder the user gave (/proc takes none) into one DiskError."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DiskError):
+            raise
+        raise DiskError(
+            "setup.disk",
+            f"cannot be made: {error.strerror or error}.",
+            where=str(final),
+            remedy="Free some room, choose another folder or a shorter name.",
+        ) from error
+
+
+@contextmanager
 def staged_file(final: Path) -> Iterator[IO[str]]:
     """Give a hidden file beside `final` that becomes `final`, fsynced, when the block ends well; else it is removed."""
     with writing(final):
         folder = final.absolute().parent
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{final.name}.")
+        with making(final):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=folder, prefix=f".{final.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
                 yield file
@@ -73,8 +90,10 @@ def staged_folder(final: Path) -> Iterator[Path]:
     staging folder and leaves `final` untouched.
     """
     with writing(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".staging-{final.name}-"))
+        with making(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            made = tempfile.mkdtemp(dir=final.parent, prefix=f".staging-{final.name}-")
+        staging = Path(made)
         os.chmod(staging, 0o777 & ~_umask())
         try:
             yield staging

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fledge.data.formats import read_records, taught_of
+from fledge.data.readers.chat_notes import said_in
 from fledge.data.sources import open_source
 from fledge.errors import DataError
 from fledge.records import Conversation
@@ -152,3 +153,146 @@ def test_a_chat_without_answers_says_so(tmp_path: Path, text: str, words: str) -
     (path := tmp_path / "chat.txt").write_text(text)
     with pytest.raises(DataError, match=words):
         read(path)
+
+
+NOTES = """<Media omitted>
+\u200eimage omitted
+IMG-20231231-WA0001.jpg (file attached)
+<attached: 00000012-PHOTO-2023-12-31.jpg>
+\u200eplan.pdf \u2022 \u200e3 pages \u200edocument omitted
+This message was deleted.
+You deleted this message
+Missed voice call
+Missed group video call
+Voice call, No answer
+Waiting for this message. This may take a while.
+Messages and calls are end-to-end encrypted. No one outside of this chat can read them.
+null
+<Medien ausgeschlossen>
+Bild weggelassen
+\u200eKontaktkarte ausgelassen
+IMG.jpg (Datei angehängt)
+Diese Nachricht wurde gelöscht.
+Du hast diese Nachricht gelöscht.
+Verpasster Sprachanruf
+Nachrichten und Anrufe sind Ende-zu-Ende-verschlüsselt.
+<Médias omis>
+image absente
+photo.jpg (fichier joint)
+Ce message a été supprimé
+Appel vocal manqué
+<Multimedia omitido>
+imagen omitida
+nota.opus (archivo adjunto)
+Se eliminó este mensaje.
+Llamada de voz perdida
+Videollamada perdida
+<Media omessi>
+immagine omessa
+foto.jpg (file allegato)
+Questo messaggio è stato eliminato
+Chiamata vocale persa
+<Mídia oculta>
+imagem ocultada
+foto.jpg (arquivo anexado)
+Mensagem apagada
+Esta mensagem foi apagada
+Chamada de voz perdida
+<Media weggelaten>
+afbeelding weggelaten
+foto.jpg (bestand bijgevoegd)
+Dit bericht is verwijderd
+Gemiste spraakoproep""".splitlines()
+
+
+@pytest.mark.parametrize("note", NOTES)
+def test_what_the_program_writes_is_nobodys_answer(tmp_path: Path, note: str) -> None:
+    """In a message of its own, and above a caption."""
+    lines = ["Ann: Hello", f"Bob: {note}", "Bob: Hi", "Ann: And?", f"Bob: {note}", "Ann: Well?", "Bob: Yes."]
+    lines = [f"31/12/23, 21:{number:02} - {line}" for number, line in enumerate(lines)]
+    (path := tmp_path / "chat.txt").write_text("\n".join(lines), encoding="utf-8")
+    (conversation,), _ = read(path, me="Bob")
+    assert said(conversation) == [
+        ("user", "Hello"), ("assistant", "Hi"), ("user", "And?\nWell?"), ("assistant", "Yes."),
+    ]  # fmt: skip
+
+
+def test_what_people_say_of_pictures_and_calls_is_said() -> None:
+    for text in (
+        "I missed your voice call, sorry", "The image was omitted from the report", "<3", "Bild",
+        "Ich habe das Bild weggelassen, ok?", "null and void", "Who deleted this message?", "see plan.pdf (attached)",
+        "Your messages are not end-to-end", "Un mensaje perdido", "Video gesehen?",
+    ):  # fmt: skip
+        assert said_in(text) == text
+    assert said_in("IMG-1.jpg (file attached)\nLook at this!") == "Look at this!"
+    for marker in (
+        "<This message was edited>",
+        "\u200e<Diese Nachricht wurde bearbeitet.>",
+        "<Se editó este mensaje.>",
+    ):
+        assert said_in(f"Hi there {marker}") == "Hi there"
+
+
+def test_names_of_instagram_are_letters_too(tmp_path: Path) -> None:
+    messages = [
+        {"sender_name": "JÃ¼rgen", "timestamp_ms": 2000, "content": "SchÃ¶n!"},
+        {"sender_name": "Ann", "timestamp_ms": 1000, "content": "Hello!"},
+    ]
+    (path := tmp_path / "message_1.json").write_text(json.dumps({"messages": messages}))
+    (conversation,), why = read(path, me="Jürgen")
+    assert said(conversation) == [("user", "Hello!"), ("assistant", "Schön!")]
+    assert "'Jürgen'" in read(path)[1] and "'Jürgen'" in why
+
+
+def test_what_chatgpt_says_to_programs_is_no_reply(tmp_path: Path) -> None:
+    nodes = [
+        node("1", None, "user", "What is 6 * 7?"),
+        node("2", "1", "assistant", "print(6 * 7)"),
+        node("3", "2", "tool", "42"),
+        node("4", "3", "assistant", "It is 42."),
+        node("5", "4", "user", "profile"),
+        node("6", "5", "user", "Thanks?"),
+        node("7", "6", "assistant", "You are welcome."),
+    ]
+    nodes[1]["message"]["recipient"] = "python"
+    nodes[3]["message"]["recipient"] = "all"
+    nodes[4]["message"]["metadata"] = {"is_visually_hidden_from_conversation": True}
+    chat = {"title": "t", "mapping": {n["id"]: n for n in nodes}, "current_node": "7"}
+    (path := tmp_path / "conversations.json").write_text(json.dumps([chat]))
+    (conversation,), _ = read(path)
+    assert said(conversation) == [
+        ("user", "What is 6 * 7?"), ("assistant", "It is 42."), ("user", "Thanks?"), ("assistant", "You are welcome."),
+    ]  # fmt: skip
+
+
+TURNS = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+HEARD = [("system", "s"), ("user", "q"), ("assistant", "a")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", json.dumps(TURNS)),
+        ("a.json", json.dumps(TURNS, indent=2)),
+        ("a.jsonl", json.dumps(TURNS) + "\n"),
+        ("a.jsonl", "".join(json.dumps(turn) + "\n" for turn in TURNS)),
+        ("a.yaml", json.dumps(TURNS)),
+        ("a.csv", "role,content\nsystem,s\nuser,q\nassistant,a\n"),
+        ("a.json", json.dumps([{"from": t["role"], "value": t["content"]} for t in TURNS])),
+    ],
+)
+def test_a_bare_list_of_turns_is_one_conversation(tmp_path: Path, name: str, text: str) -> None:
+    (path := tmp_path / name).write_text(text)
+    (conversation,), _ = read(path)
+    assert said(conversation) == HEARD
+
+
+def test_turns_of_several_conversations_stand_apart_by_their_group(tmp_path: Path) -> None:
+    rows = [{"conversation_id": n, **turn} for n in (7, 8) for turn in TURNS]
+    (path := tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    conversations, _ = read(path)
+    assert [said(c) for c in conversations] == [HEARD, HEARD]
+    assert [c.group for c in conversations] == ["7", "8"]
+    # Only questions, or only one side, are no conversation.
+    (path := tmp_path / "b.jsonl").write_text('{"role": "user", "content": "x"}\n' * 3)
+    assert read_records(open_source(path).rows).form == "text"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fledge.data.formats import read_records
-from fledge.data.sources import open_source
+from fledge.data.sources import Source, open_source
 from fledge.errors import DataError, Finding
+from fledge.records import Conversation
 
 FIELD = Path(__file__).parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not FIELD.is_dir(), reason="the field data are not on this machine")
@@ -108,6 +109,37 @@ def test_real_encodings_give_letters(path: Path) -> None:
     assert "\ufffd" not in text
     letters = sum(character.isalpha() for character in text)
     assert letters > 0.45 * len(text)
+
+
+def test_real_old_encodings_give_the_letters_that_people_wrote() -> None:
+    """Once read in cp1250 and cp775, as many rows as ever: what a pound sign or a note had become nobody saw."""
+
+    def asked(source: Source) -> list[str]:
+        return [one.messages[0].content for one in read_records(source.rows).records if isinstance(one, Conversation)]
+
+    path = FIELD / "sms_spam/spam_kaggle_latin1.csv"
+    text = "\n".join(asked(open_source(path)))
+    # One stands in a cell beyond the text.
+    assert text.count("£") == path.read_bytes().count(b"\xa3") - 1 == 328
+    assert not set(text) & set("ŁĺČęŕ")
+    music = open_source(FIELD / "snips_nlu/train_PlayMusic_full.latin1.json")
+    said = asked(music)
+    assert "surrogates" in music.why
+    assert "I want toi hear some Pop Punk Perfection \N{SLICE OF PIZZA} off of Deezer" in said
+    assert "Play the album Remember Shakti – The Believer." in said
+    assert "Play Burhøns by Ernie C." in said
+
+
+HEARD = {
+    "arabic-1": "الجزائر", "chinese": "維基", "french-1": "écrivains", "greek": "γλώσσα", "hebrew-2": "בתחביר",
+    "korean": "예수", "russian": "мышлению", "turkish": "sırada",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEARD)
+def test_real_encodings_give_words(name: str) -> None:
+    (record,) = read_records(open_source(FIELD / f"messy_encodings/sample-{name}.txt").rows).records
+    assert HEARD[name] in getattr(record, "text", "")
 
 
 @pytest.mark.parametrize("path", sorted(FIELD.glob("messy_csvkit/*")), ids=lambda path: path.name)

@@ -15,7 +15,7 @@ from fledge.config import Config
 from fledge.data.canonical import KINDS, as_line
 from fledge.data.formats import FORMS, read_records
 from fledge.data.sources import open_source
-from fledge.errors import ConfigError, DataError, Finding
+from fledge.errors import ConfigError, DataError, DiskError, Finding
 from fledge.recipes.convert import convert, convert_questions
 from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Row, Text, ToolCall
 
@@ -195,3 +195,36 @@ def test_columns_that_no_form_has_are_told(tmp_path: Path) -> None:
     config = Config.model_validate({"data": {"columns": {"question": "Frage2"}}})
     done = convert([tmp_path / "own.csv"], tmp_path / "own.jsonl", config)
     assert not any("Frage2" in note and "left out" in note for note in done.notes)
+
+
+def left_out(path: Path, folder: Path) -> set[str]:
+    """Return the columns of which convert says that they are left out."""
+    notes = convert([path], folder / "out.jsonl", Config(), force=True).notes
+    return {name for note in notes if "left out: " in note for name in note.split("out: ")[1].split(";")[0].split(", ")}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_no_column_that_a_form_reads_is_said_to_be_left_out(form: str, tmp_path: Path) -> None:
+    """Once `instances` and `data` were: the very columns that were read."""
+    rows_ = examples()[form].splitlines()
+    for row in rows_:
+        values = json.loads(row)
+        (path := tmp_path / "in.jsonl").write_text(json.dumps(values), encoding="utf-8")
+        assert left_out(path, tmp_path) <= {"title"}, row
+        if form != "chat_export":
+            path.write_text(json.dumps({"customer": "Ada", **values, "id": 7}), encoding="utf-8")
+            assert left_out(path, tmp_path) - {"title"} == {"customer", "id"}, row
+
+
+def test_a_column_that_another_form_would_read_is_left_out_too(tmp_path: Path) -> None:
+    (path := tmp_path / "in.jsonl").write_text('{"question": "q", "answer": "a", "category": "maths", "title": ""}\n')
+    assert left_out(path, tmp_path) == {"category"}
+
+
+@pytest.mark.parametrize("name", ["/proc/x.jsonl", "/proc/none/x.jsonl", "/sys/x.jsonl", "LONG.jsonl"])
+def test_a_folder_that_takes_no_file_is_one_clear_error(tmp_path: Path, name: str) -> None:
+    (path := tmp_path / "in.jsonl").write_text(ROW)
+    out = Path(name.replace("LONG", str(tmp_path / ("x" * 250))))
+    with pytest.raises(DiskError, match="cannot (be made|write)") as error:
+        convert([path], out, Config())
+    assert (error.value.where, error.value.exit_code) == (str(out), 2)

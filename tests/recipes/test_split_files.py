@@ -97,3 +97,16 @@ def test_broken_rows_are_told_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="all.jsonl:61: 'answer' is empty"):
         part(path, Config(), share=0.2)
     assert [file.name for file in tmp_path.iterdir()] == ["all.jsonl"]
+
+
+def test_a_column_that_no_row_has_is_one_problem(tmp_path: Path) -> None:
+    path = rows(tmp_path)
+    with pytest.raises(DataError) as error:
+        part(path, Config(), share=0.2, by="zzzz")
+    assert str(error.value) == f"{path}: no column 'zzzz'. Name a column that every row has with --by."
+    assert error.value.as_dict()["where"] == str(path)
+    # Where some rows have it, each that has not is told, and scripts learn the place of the first.
+    path.write_text(path.read_text() + '{"question": "x", "answer": "y"}\n{"question": "z", "answer": "y"}\n')
+    with pytest.raises(DataError, match="^2 problems") as error:
+        part(path, Config(), share=0.2, by="customer")
+    assert error.value.as_dict()["where"] == f"{path}:61"

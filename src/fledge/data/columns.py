@@ -26,7 +26,9 @@ REJECTED = (
     "rejected", "rejected_messages", "dispreferred", "non_preferred", "worse", "loser",
     "answer_not_matching_behavior",
 )  # fmt: skip
-GOOD = ("label", "kto_tag", "good", "thumbs_up", "is_good", "desirable", "reward", "vote", "feedback")
+# Numbers in these are ratings, whatever else they may mean elsewhere.
+RATING = ("rating", "user_rating", "stars", "vote", "feedback", "thumbs", "thumbs_up", "reward")
+GOOD = ("kto_tag", "good", "is_good", "desirable", *RATING, "label", "verdict", "correct", "is_correct")
 CHECKABLE = ("ground_truth", "solution", "expected", "reference", "reference_answer", "gold", "final_answer")
 RANKED = ("responses", "completions", "answers", "candidates", "outputs", "generations")
 RANKS = ("ranks", "rank", "ranking")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fledge.config import DataConfig
-from fledge.data.forms import chats, conversations, preferences, texts
+from fledge.data.forms import chats, conversations, judgements, preferences, texts, turn_rows
 from fledge.data.forms.turns import RowFault
-from fledge.data.sources import Source, no_rows, open_source
+from fledge.data.sources import Source, by_place, no_rows, open_source
 from fledge.errors import ConfigError, DataError, Finding, nearest
 from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Row, Taught, Text
 
@@ -22,6 +22,8 @@ SAMPLE_ROWS = 200
 # A column with at most this many different values, each coming often, names classes.
 MAX_CLASSES = 40
 SHOWN_COLUMNS = 8
+# A column is tried in so many rows that have it.
+TRIED_ROWS = 5
 
 Values = Mapping[str, Any]
 Mend = Callable[[Row, RowFault], Sequence[Record]]
@@ -32,12 +34,14 @@ class Form:
     """How one form is recognised and read; `meaning` is shown with the guess.
 
     nested: the row is a structure of its own, which cannot be read in part; a row that does not fit is none.
+    bookkeeping: columns that say how to read the others, and nothing of their own.
     """
 
     fits: Callable[[Values], bool]
     records: Callable[[Values], Sequence[Record]]
     meaning: str
     nested: bool = False
+    bookkeeping: frozenset[str] = frozenset()
 
     def read(self, values: Values) -> Sequence[Record]:
         """Return the records of a row. Raises RowFault for what is wrong with it."""
@@ -49,13 +53,17 @@ class Form:
 # Tried in this order: the most telling comes first.
 FORMS: dict[str, Form] = {
     "openai_export": Form(
-        chats.is_openai_export, chats.from_openai_export, "conversations of a ChatGPT export", nested=True
+        chats.is_openai_export,
+        chats.from_openai_export,
+        "conversations of a ChatGPT export",
+        nested=True,
+        bookkeeping=frozenset(("current_node",)),
     ),
     "chat_export": Form(chats.is_chat_export, chats.from_chat_export, "a chat between people", nested=True),
     "preference": Form(preferences.is_preference, preferences.from_preference, "a chosen and a rejected answer"),
     "reply_tree": Form(preferences.is_reply_tree, preferences.from_reply_tree, "a tree of ranked replies", nested=True),
     "ranked": Form(preferences.is_ranked, preferences.from_ranked, "answers with ranks or scores", nested=True),
-    "judged": Form(preferences.is_judged, preferences.from_judged, "an answer labelled good or bad"),
+    "judged": Form(judgements.is_judged, judgements.from_judged, "an answer labelled good or bad"),
     "messages": Form(conversations.has_turns, conversations.from_turns, "turns with a role and what was said"),
     "instances": Form(
         conversations.has_instances, conversations.from_instances, "one instruction with several answers", nested=True
@@ -75,11 +83,15 @@ FORMS: dict[str, Form] = {
 }
 
 
+# Rows of these hold an answer that somebody may have judged.
+ANSWERED = ("judged", "messages", "prompt_completion", "question_answer")
+
+
 @dataclass(frozen=True)
 class Reading:
     """How the rows of a file are read: `form`, why, and what is renamed. `records` yields them one by one.
 
-    `columns` and `me` read other rows of the file in the same way. `whole`: all rows together make one record.
+    `columns` and `me` read other rows of the file in the same way. `whole`: rows of the file make one record together.
     """
 
     form: str
@@ -119,6 +131,10 @@ def read_records(
         whole = {"messages": [row.values for row in chain(head, stream) if isinstance(row, Row)]}
         chat = Row(whole, sample[0].origin)
         head, stream, sample, chat_rows = [chat], iter(()), [chat], True
+    elif form == "auto" and not columns and turn_rows.are_turns(sample):
+        stream = turn_rows.conversations_of(chain(head, stream))
+        head, chat_rows = list(islice(stream, SAMPLE_ROWS)), True
+        sample = [row for row in head if isinstance(row, Row)]
     why, renames = "named in data.format", dict(columns or {})
     if form == "auto":
         form, why, guessed = recognise(sample) if sample else ("text", "nothing to go by", {})
@@ -143,7 +159,7 @@ def open_records(
 
     Raises what open_source and read_records raise.
     """
-    source = open_source(path, encoding=told.encoding)
+    source = open_source(path, encoding=told.encoding, headless=by_place(told.columns))
     rows = through(source.rows)
     return source, read_records(rows, form=told.format, columns=told.columns, me=told.me, mend=mend)
 
@@ -183,6 +199,40 @@ def rename(row: Row, columns: Mapping[str, str] | None) -> Row | Finding:
     return Row({**kept, **{ours: row.values[theirs] for ours, theirs in columns.items()}}, row.origin)
 
 
+def unread_columns(reading: Reading, head: Sequence[Row]) -> list[str]:
+    """Return the columns of some rows that say nothing in their records: without them the records are the same."""
+    if reading.whole:
+        # The columns of single messages, all of them read or none of a row's own.
+        return [name for name in _named(head) if name not in chats.READ and name not in turn_rows.READ]
+    form = FORMS[reading.form]
+    found = []
+    for name, rows in _named(head).items():
+        if name not in form.bookkeeping and all(_same_without(name, row, form, reading.columns) for row in rows):
+            found.append(name)
+    return found
+
+
+def _named(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return each column's name with a few of the rows in which it holds something."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        for name, value in row.values.items():
+            if value not in (None, "", [], {}) and len(held := found.setdefault(str(name), [])) < TRIED_ROWS:
+                held.append(row)
+    return found
+
+
+def _same_without(name: str, row: Row, form: Form, columns: Mapping[str, str]) -> bool:
+    less = Row({key: value for key, value in row.values.items() if str(key) != name}, row.origin)
+    both = [rename(one, columns) for one in (row, less)]
+    try:
+        whole, rest = (form.read(one.values) for one in both if isinstance(one, Row))
+    except ValueError:
+        # One cannot be read, or has lost a column that was named: it was read.
+        return False
+    return whole == rest
+
+
 def recognise(sample: Sequence[Row]) -> tuple[str, str, dict[str, str]]:
     """Return (form, why, columns to rename) for some first rows: the form that fits most of them, the first of equals.
 
@@ -191,6 +241,8 @@ def recognise(sample: Sequence[Row]) -> tuple[str, str, dict[str, str]]:
     counts = {name: sum(form.fits(row.values) for row in sample) for name, form in FORMS.items()}
     # Every question is a prompt: rows without an answer among others are faulty, and no form of their own.
     best = max(counts, key=lambda name: counts[name] / (2 if name == "prompt" else 1))
+    if best in ANSWERED:
+        best = _judged_or(best, sample)
     if counts[best]:
         return best, FORMS[best].meaning, {}
     if guess := _by_content(sample):
@@ -203,8 +255,27 @@ def recognise(sample: Sequence[Row]) -> tuple[str, str, dict[str, str]]:
         f"no known form has the columns {found}.",
         where=sample[0].origin,
         remedy="Use 'question' and 'answer', 'prompt' and 'completion' or 'messages', "
-        "or name yours: data: {columns: {question: YOURS, answer: YOURS}}.",
+        "or name yours: data: {columns: {question: YOURS, answer: YOURS}}; without a header, by place: '1', '2'.",
     )
+
+
+def _judged_or(form: str, sample: Sequence[Row]) -> str:
+    """Return "judged" where the answers of `form` are. Raises DataError for ratings that leave open which are good."""
+    rows = [row.values for row in sample]
+    if unclear := judgements.unclear_rating(rows):
+        raise DataError(
+            "data.unknown_format",
+            f"{unclear}: which answers are good cannot be told.",
+            where=sample[0].origin,
+            remedy="Write true or false there, or teach them all: data.format: question_answer (or messages).",
+        )
+    if judgements.are_judged(rows):
+        return "judged"
+    if form != "judged":
+        return form
+    # Numbers such as those of classes: what else the rows are.
+    others = {name: sum(FORMS[name].fits(row) for row in rows) for name in ANSWERED if name != "judged"}
+    return max(others, key=lambda name: others[name])
 
 
 def _by_content(sample: Sequence[Row]) -> tuple[dict[str, str], str] | None:

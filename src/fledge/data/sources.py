@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fledge.data.readers import books, chat_logs, documents, json_rows, opening, tables
@@ -114,8 +115,16 @@ def suffix_kind(path: Path) -> str | None:
     return SUFFIXES.get(Path(name).suffix)
 
 
-def open_source(path: Path, *, encoding: str = "auto") -> Source:
-    """Return what a file is and its rows, unread. Raises DataError for what cannot be read, with what to do."""
+def by_place(columns: Mapping[str, str]) -> bool:
+    """Whether columns are named by their places, 1, 2, ...: what a table without a header has for names."""
+    return bool(columns) and all(name.isdigit() for name in columns.values())
+
+
+def open_source(path: Path, *, encoding: str = "auto", headless: bool = False) -> Source:
+    """Return what a file is and its rows, unread. Raises DataError for what cannot be read, with what to do.
+
+    headless: the first row of a table is data, unless columns are called by numbers there.
+    """
     if not path.is_file():
         files_in(path)
         raise DataError("data.not_found", "is a folder; a file was expected.", where=str(path))
@@ -132,13 +141,16 @@ def open_source(path: Path, *, encoding: str = "auto") -> Source:
                 "data.unknown_format", f"a {kind} file inside {packed}.", where=str(path), remedy="Unpack it."
             )
         notes += [f"a {kind} file, whatever its name says"] if told != kind else []
-        return Source(path, kind, ", ".join(notes), _guarded(path, BY_BYTES[kind](path)))
+        read = partial(books.read_xlsx, headless=headless) if kind == "xlsx" else BY_BYTES[kind]
+        return Source(path, kind, ", ".join(notes), _guarded(path, read(path)))
     found = _named(encoding) if encoding != "auto" else find_encoding(path)
     notes += [found.why] if found.why else []
     with reading(path), open_text(path, found, newline="") as file:
         sample = file.read(tables.SAMPLE_CHARS)
     kind, dialect = _text_kind(told, path, sample)
     if dialect is not None:
+        if headless and not any(name.isdigit() for name in dialect.names or ()):
+            dialect = replace(dialect, names=None)
         rows = tables.read_table(path, found, dialect)
         notes.append(dialect.why)
     else:

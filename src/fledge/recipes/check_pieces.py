@@ -24,7 +24,7 @@ from fledge.data.checks.view import View
 from fledge.data.formats import read_records
 from fledge.data.forms.turns import RowFault
 from fledge.data.readers.json_rows import read_jsonl_span
-from fledge.data.sources import open_source
+from fledge.data.sources import by_place, open_source
 from fledge.errors import DataError, DiskError, Finding, Severity, writing
 from fledge.evaluation.scorers import Template
 from fledge.records import Conversation, Record, Row
@@ -66,7 +66,7 @@ def records_of(piece: Piece, mend: Callable[[Row, RowFault], Sequence[Record]] =
         if piece.end:
             rows: Iterator[Row | Finding] = read_jsonl_span(path, start=piece.start, end=piece.end, line=piece.line)
         else:
-            rows = open_source(path, encoding=piece.encoding).rows
+            rows = open_source(path, encoding=piece.encoding, headless=by_place(piece.columns)).rows
         yield from read_records(rows, form=piece.form, columns=piece.columns, me=piece.me, mend=mend).records
     except DataError as error:
         yield Finding(error.code, error.where or piece.path, error.message, error.remedy)

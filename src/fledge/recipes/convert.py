@@ -10,13 +10,12 @@ from pathlib import Path
 
 from fledge.config import Config
 from fledge.data.canonical import KINDS, as_line, as_values
-from fledge.data.columns import KNOWN, spelled
-from fledge.data.formats import open_records
+from fledge.data.formats import SAMPLE_ROWS, open_records, unread_columns
 from fledge.data.lines import with_lines
 from fledge.data.questions import questions_of
 from fledge.data.sources import files_in, no_rows
 from fledge.errors import ConfigError, DataError, Finding
-from fledge.project import staged_file
+from fledge.project import making, staged_file
 from fledge.records import Conversation, Message, Record, Row, Text
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -109,6 +108,11 @@ def refuse(out: Path, files: Iterable[Path], *, force: bool) -> None:
     if out.suffix not in SUFFIXES:
         message = f"rows are written as JSONL; the name ends with '{out.suffix}'."
         raise ConfigError("config.bad_value", message, where=str(out), remedy=f"Call it {out.stem or 'rows'}.jsonl.")
+    with making(out):
+        _refuse_place(out, files, force=force)
+
+
+def _refuse_place(out: Path, files: Iterable[Path], *, force: bool) -> None:
     if out.is_dir():
         raise ConfigError("config.exists", "is a folder.", where=str(out), remedy="Choose another name.")
     above = next(folder for folder in out.absolute().parents if folder.exists())
@@ -160,23 +164,22 @@ def mixed(first: Record, other: Record) -> DataError:
     )
 
 
-def _seen(names: dict[str, None], rows: Iterable[Row | Finding]) -> Iterator[Row | Finding]:
-    """Pass rows on and note what their columns are called."""
+def _seen(head: list[Row], rows: Iterable[Row | Finding]) -> Iterator[Row | Finding]:
+    """Pass rows on and keep the first."""
     for row in rows:
-        if isinstance(row, Row):
-            names.update(dict.fromkeys(map(str, row.values)))
+        if isinstance(row, Row) and len(head) < SAMPLE_ROWS:
+            head.append(row)
         yield row
 
 
 def _records(files: Sequence[Path], config: Config, done: Converted) -> Iterator[Record | Finding]:
     for path in files:
-        names: dict[str, None] = {}
-        source, reading = open_records(path, config.data, through=partial(_seen, names))
+        head: list[Row] = []
+        source, reading = open_records(path, config.data, through=partial(_seen, head))
         how = f" ({source.why})" if source.why else ""
         done.notes.append(f"{path}{how}: read as {reading.form}: {reading.why}")
         # By now the rows that a form was recognised by have been seen.
-        known = KNOWN | {spelled(name) for name in reading.columns.values()}
-        if left := [name for name in names if spelled(name) not in known]:
+        if left := unread_columns(reading, head):
             told = ", ".join(left[:SHOWN_COLUMNS]) + (", ..." if len(left) > SHOWN_COLUMNS else "")
             done.notes.append(f"{path}: not part of that form, and left out: {told}; split by them before converting")
         any_row = False

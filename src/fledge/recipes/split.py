@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from fledge.config import Config
@@ -59,7 +60,12 @@ def part(
         refuse(out, files, force=force)
     findings: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="fledge-split-") as figures, writing(Path(figures)):
-        rows = record(_good(_records(files, config, by), findings, progress), Path(figures))
+        good = _good(_records(files, config, by), findings, progress)
+        first = next(good, None)
+        if first is None and len({one.message for one in findings}) == 1:
+            # No row has the column of --by: one thing is wrong, not one with each.
+            raise DataError(findings[0].code, findings[0].message, where=str(path), remedy=findings[0].remedy)
+        rows = record(chain([first] if first is not None else [], good), Path(figures))
         if findings:
             raise DataError.from_findings(findings)
         found = split(rows, share=share, seed=seed, step=progress)

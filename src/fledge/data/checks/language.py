@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from fledge.data.languages import SMALL_WORDS
+
 # So much of a text is looked at.
 LOOKED_AT_CHARS = 400
 # So many small words a text must hold, and so many times as many as of the next language.
@@ -15,43 +17,6 @@ MIN_SHARE = 0.06
 AHEAD = 1.5
 MIN_LETTERS = 6
 
-# Small words by language; what several share counts for each. A single letter is an abbreviation in all of them.
-SMALL_WORDS = {
-    "en": "the of and to in is that it for was with as his on be at by this had not are but from or have an they "
-    "which you were her all she there would their we him been has when who will more if out so what up its "
-    "about into than them can only other your how my does do",
-    "de": "der die und das ist nicht ein eine zu den mit von sich auf für dem des im es auch als an werden aus er "
-    "hat dass sie nach bei um wie ich wird oder war sind haben einen einer kann über nur noch wenn wir ihr "
-    "mein was aber man so zum zur sein durch gibt",
-    "fr": "le la les de des du et est un une dans que qui pour pas sur au avec par il elle ne se ce son sont plus ou "
-    "mais nous vous leur été cette aux je en comme être fait tout sa ses ont même très où d'un d'une c'est",
-    "es": "el la los las de en que es un una por con no para se del al como más su pero sus le lo ha este entre "
-    "cuando muy sin sobre también me hasta hay donde quien desde todo nos qué son está esta puede porque yo",
-    "it": "il la di che un una per non sono del della in con le si da come più al ma gli anche dei nel alla lo "
-    "questo delle ha su se nella essere dal cui ho tra degli perché quando cosa era",
-    "pt": "eles elas há porque esta este foi tem seus suas você vocês numa pelos ninguém muitos nem bem "
-    "os as de em que um uma para com não por se do da na no mais dos como mas ao ele das seu sua ou quando "
-    "muito nos já eu também só pelo pela até isso ela entre depois sem mesmo aos são você está ser",
-    "nl": "de het een van en in is dat op te voor met zijn die niet aan er om ook als maar door bij uit nog naar dan "
-    "over wordt of hij heeft ze worden kan hun deze wat je ik we geen meer tot waar hoe",
-    "sv": "och att det som en på är av för med den till inte har de om ett men var jag sig från vi så kan han hade "
-    "nu ska när där vid eller mot efter mycket också över detta hur vad",
-    "da": "og at det som en på er af for med den til ikke har de om et men var jeg sig fra vi så kan han havde nu "
-    "skal når der ved eller mod efter meget også over dette hvordan hvad hun blev",
-    "pl": "na do się nie to że jest jak po od za co przez dla ale jego był tym być tak ze oraz może czy już tylko "
-    "gdy które który lub są pod ma jej",
-    "cs": "se na je že to do jako pro by za od po ale jsem jeho co tak si byl při jak nebo až ve které který jsou "
-    "není také může",
-    "tr": "ve bir bu da de için ile çok olarak daha gibi olan ne var ama en kadar sonra mi ben değil her olduğu "
-    "tarafından ya nasıl ise",
-    "ro": "și de la în cu pe nu este că un din care pentru mai sa se ce au fost sunt sau dar ca prin fi această al "
-    "ale lui",
-    "fi": "ja on ei se että oli hän mutta kun niin olla ovat tai joka myös kuin mitä sen vain jos ole minä miten",
-    "hu": "az és hogy nem is egy ez van de meg volt csak már ha vagy mint el ki kell lehet azt még",
-    "id": "yang dan di untuk dengan dari ini pada tidak itu adalah dalam akan ke bisa atau juga oleh karena ada "
-    "sebagai saya anda",
-    "vi": "là của và có không một được cho các với trong người những này để khi đã tôi bạn",
-}  # fmt: skip
 _LANGUAGES = tuple(SMALL_WORDS)
 _OF_WORD: dict[str, tuple[int, ...]] = {}
 for _place, _words in enumerate(SMALL_WORDS.values()):

@@ -16,6 +16,7 @@ SESSION_GAP_S = 6 * 3600
 TIME_KEYS = ("timestamp_ms", "date_unixtime", "timestamp", "date", "time", "create_time")
 AUTHOR_KEYS = ("sender_name", "from", "author", "sender")
 SAID_KEYS = ("content", "text", "message")
+READ = frozenset((*TIME_KEYS, *AUTHOR_KEYS, *SAID_KEYS))
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,12 @@ def from_openai_export(values: Mapping[str, Any]) -> list[Conversation]:
 def _openai_turn(message: object) -> Message | None:
     if not isinstance(message, Mapping):
         return None
-    author, content = message.get("author"), message.get("content")
+    author, content, told = message.get("author"), message.get("content"), message.get("metadata")
+    if message.get("recipient") not in (None, "all") or (
+        isinstance(told, Mapping) and told.get("is_visually_hidden_from_conversation")
+    ):
+        # Said to a program, or by one: nobody saw it in the chat.
+        return None
     role = author.get("role") if isinstance(author, Mapping) else None
     parts = content.get("parts") if isinstance(content, Mapping) else None
     text = "\n".join(part for part in parts or [] if isinstance(part, str)).strip()
@@ -85,7 +91,7 @@ def is_chat_row(values: Mapping[str, Any]) -> bool:
 
 def _author(item: Mapping[str, Any]) -> str | None:
     name = next((item[key] for key in AUTHOR_KEYS if key in item), None)
-    return name if isinstance(name, str) and name.strip() else None
+    return _unmangled(name) if isinstance(name, str) and name.strip() else None
 
 
 def _time(item: Mapping[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""Rows in which people preferred, ranked or judged answers -> Preference, Judged."""
+"""Rows in which people preferred or ranked answers -> Preference."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from typing import Any
 
 from fledge.data import columns
 from fledge.data.forms.conversations import asked_of, group_of, has_turns, prompt_of, row_tools, with_system
-from fledge.data.forms.turns import FILL, RowFault, check_order, parse_json, text_of, transcript, turns_of
-from fledge.records import Judged, Message, Preference
+from fledge.data.forms.turns import FILL, RowFault, check_order, text_of, transcript, turns_of
+from fledge.records import Message, Preference
 
 Values = Mapping[str, Any]
 Turns = tuple[Message, ...]
-YES = frozenset(("true", "1", "1.0", "yes", "good", "up", "chosen", "+1", "desirable", "like", "thumbs_up", "positive"))
-NO = frozenset(("false", "0", "0.0", "no", "bad", "down", "rejected", "-1", "undesirable", "dislike", "thumbs_down",
-                "negative", "-1.0"))  # fmt: skip
-GENERATION = ("generation", "completion", "response", "answer", "output", "reply")
-CONTEXT = ("context", "prompt", "question", "query", "instruction", "input")
 
 
 def is_preference(values: Values) -> bool:
@@ -172,54 +167,3 @@ def from_reply_tree(values: Values) -> list[Preference]:
         raise RowFault("no message in it has ranked replies.", "Remove the row.")
     group = str(values.get("message_tree_id") or values["prompt"]["text"][:200])
     return [Preference(p.prompt, p.chosen, p.rejected, "", group, p.tools) for p in found]
-
-
-def is_judged(values: Values) -> bool:
-    label = columns.find(values, columns.GOOD)
-    if label is None or _verdict(values[label]) is None:
-        return False
-    return has_turns(values) or (
-        columns.find(values, CONTEXT) is not None and columns.find(values, GENERATION) is not None
-    )
-
-
-def _verdict(value: object) -> bool | None:
-    said = str(value).strip().lower()
-    return True if said in YES else False if said in NO else None
-
-
-def from_judged(values: Values) -> list[Judged]:
-    """A conversation whose last answer is labelled good or bad."""
-    label = columns.find(values, columns.GOOD)
-    good = _verdict(values[label]) if label is not None else None
-    if good is None:
-        raise RowFault("no label that says good or bad.", "Use true or false.")
-    if has_turns(values):
-        key = columns.find(values, columns.TURNS)
-        assert key is not None
-        messages = with_system(values, turns_of(values[key], key))
-    else:
-        asked, said = columns.find(values, CONTEXT), columns.find(values, GENERATION)
-        if asked is None or said is None:
-            raise RowFault("no prompt or no answer column.", FILL)
-        messages = (*prompt_of(values, values[asked], asked), *_generation(values[said], said))
-    messages = _from_the_first_question(messages)
-    check_order(messages)
-    return [Judged(messages, good, "", group_of(values), row_tools(values))]
-
-
-def _generation(value: object, key: str) -> Turns:
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = parse_json(value, key)
-    if isinstance(value, Mapping | list):
-        return turns_of(value, key)
-    return (Message("assistant", text_of(value, key)),)
-
-
-def _from_the_first_question(messages: Turns) -> Turns:
-    """Return the turns without a greeting that the assistant said before anybody asked."""
-    head = tuple(m for m in messages[:1] if m.role == "system")
-    rest = messages[len(head) :]
-    while rest and rest[0].role == "assistant":
-        rest = rest[1:]
-    return (*head, *rest)

@@ -6,11 +6,13 @@ import datetime
 import warnings
 import zipfile
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fledge.data.columns import KNOWN, spelled
 from fledge.data.readers.json_rows import unwrap
 from fledge.data.readers.opening import Encoding, open_text
 from fledge.data.readers.tables import table_row
@@ -20,10 +22,15 @@ from fledge.records import Row
 # A sheet of this many cells is about as much as Excel itself opens; a small file may claim to hold far more.
 MAX_XLSX_BYTES = 1 << 30
 MAX_YAML_CHARS = 1 << 26
+# At most so many rows above a table say what it is.
+TITLE_ROWS = 8
 
 
-def read_xlsx(path: Path) -> Iterator[Row | Finding]:
-    """Yield the rows of every sheet under the names in its first row that is not blank."""
+def read_xlsx(path: Path, *, headless: bool = False) -> Iterator[Row | Finding]:
+    """Yield the rows of every sheet under the names in its first row that is not blank and not a title.
+
+    headless: that row is data, and the columns are called 1, 2, ...
+    """
     try:
         import openpyxl
     except ImportError as error:
@@ -36,7 +43,7 @@ def read_xlsx(path: Path) -> Iterator[Row | Finding]:
             # By its bytes: openpyxl would refuse a name that does not end as it expects.
             book = openpyxl.load_workbook(file, read_only=True, data_only=True)
             for sheet in book.worksheets:
-                yield from _sheet_rows(sheet, f"{path}:{sheet.title}")
+                yield from _sheet_rows(sheet, f"{path}:{sheet.title}", headless=headless)
             book.close()
         except Exception as error:  # noqa: BLE001 - openpyxl raises whatever its parsers raise
             raise DataError(
@@ -51,18 +58,35 @@ def _check_size(path: Path) -> None:
         raise DataError("data.bad_row", f"unpacks to {size:,} bytes.", where=str(path), remedy="Save its rows as CSV.")
 
 
-def _sheet_rows(sheet: Any, name: str) -> Iterator[Row | Finding]:
+def _sheet_rows(sheet: Any, name: str, *, headless: bool) -> Iterator[Row | Finding]:
     names: list[str] | None = None
-    for number, values in enumerate(sheet.iter_rows(values_only=True), start=1):
-        cells = [_plain(value) for value in values]
-        if all(cell in ("", None) for cell in cells):
-            continue
+    for number, cells in _under_titles(_filled_rows(sheet)):
         if names is None:
             names = [" ".join(str(cell).split()) for cell in cells]
-            if twice := next((label for label in names if label and names.count(label) > 1), None):
+            if headless and not any(label.isdigit() for label in names):
+                names = [str(place) for place, _ in enumerate(cells, start=1)]
+                yield table_row(names, cells, f"{name}!{number}")
+            elif twice := next((label for label in names if label and names.count(label) > 1), None):
                 yield Finding("data.bad_row", f"{name}!{number}", f"two columns are called '{twice}'.", "Rename one.")
         else:
             yield table_row(names, cells, f"{name}!{number}")
+
+
+def _filled_rows(sheet: Any) -> Iterator[tuple[int, list[object]]]:
+    for number, values in enumerate(sheet.iter_rows(values_only=True), start=1):
+        cells = [_plain(value) for value in values]
+        if any(cell not in ("", None) for cell in cells):
+            yield number, cells
+
+
+def _under_titles(rows: Iterator[tuple[int, list[object]]]) -> Iterator[tuple[int, list[object]]]:
+    """Yield the rows without those above the table: one cell each, no name of a column, and wider rows below."""
+    head = list(islice(rows, TITLE_ROWS + 1))
+    widths = [sum(cell not in ("", None) for cell in cells) for _, cells in head]
+    start = next((place for place, width in enumerate(widths) if width > 1), 0)
+    if any(spelled(cell) in KNOWN for _, cells in head[:start] for cell in cells):
+        start = 0
+    yield from chain(head[start:], rows)
 
 
 def _plain(value: object) -> object:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fledge.data.readers.chat_notes import said_in
 from fledge.data.readers.opening import Encoding, lines_of, open_text
 from fledge.errors import Finding
 from fledge.records import Row
@@ -16,12 +17,6 @@ _LINE = re.compile(
     r"^[\u200e\u200f\ufeff]*\[?(\d{1,4})[./-](\d{1,2})[./-](\d{1,4}),?[\s\u202f](\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?"
     r"(?:[\s\u202f]?([AaPp])\.?[\s\u202f]?[Mm]\.?)?(?:\]|\s+[-\u2013])\s(.*)$",
     re.DOTALL,
-)
-# What the programs write in place of a picture or a message that was taken back.
-_NOT_SAID = re.compile(
-    r"^\u200e?(?:<.{1,40}(?:omitted|attached|weggelassen|omis|omitid[oa]s?|omess[oi])>|.{1,30} omitted|null"
-    r"|(?:This message was deleted|You deleted this message)\.?)$",
-    re.IGNORECASE,
 )
 SNIFFED_LINES = 40
 
@@ -60,9 +55,9 @@ def read_chat_log(path: Path, encoding: Encoding) -> Iterator[Row | Finding]:
             said.append((len(stamps) - 1, author.strip("\u200e\u202a\u202c~ ") if colon else "", text))
     times = _times(stamps)
     messages = [
-        {"author": author, "timestamp": times[place], "text": text.strip()}
+        {"author": author, "timestamp": times[place], "text": spoken}
         for place, author, text in said
-        if author and text.strip() and not _NOT_SAID.match(text.strip())
+        if author and (spoken := said_in(text))
     ]
     if messages:
         yield Row({"messages": messages, "title": path.stem}, str(path))

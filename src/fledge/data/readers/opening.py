@@ -7,6 +7,7 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from fledge.data.readers import cesu
+from fledge.data.readers.code_pages import best_page
 from fledge.errors import DataError
 
 # A row longer than this is not a row: the file is something else, or a quote was never closed.
@@ -32,10 +35,29 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# What a page says of itself in its first bytes; browsers look no further.
+DECLARED_WITHIN = 4096
+DECLARATION = re.compile(
+    rb"<\?xml[^>]{0,80}encoding\s*=\s*[\"']([\w.:-]+)|<meta[^>]{1,200}charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE
+)
+# The names that pages use, and the larger encodings in which browsers read them (https://encoding.spec.whatwg.org).
+AS_BROWSERS_READ = {
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1", "us-ascii", "ascii"), "cp1252"),
+    **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis", "windows-31j"), "cp932"),
+    **dict.fromkeys(("gb2312", "gbk", "x-gbk", "gb_2312-80"), "gb18030"),
+    **dict.fromkeys(("euc-kr", "ks_c_5601-1987", "ksc5601"), "cp949"),
+    **dict.fromkeys(("iso-8859-9", "latin5"), "cp1254"),
+    "big5": "big5hkscs", "x-euc-jp": "euc_jp", "iso-8859-8-i": "iso8859_8", "tis-620": "cp874", "iso-8859-11": "cp874",
+    "x-mac-cyrillic": "mac_cyrillic", "macintosh": "mac_roman", "windows-949": "cp949", "windows-874": "cp874",
+}  # fmt: skip
 # Fewer bytes above 127 than this have no statistics: a pound sign, some accents. Western Europe is then likeliest.
 COUNTABLE = 40
 # So many well-formed letters of UTF-8 for every broken byte make a UTF-8 file with damage, not one in another encoding.
 DAMAGED_AT = 20
+# A sample may begin and end within a character.
+CUT_BYTES = 7
+# Where the best code page of an alphabet makes less sense of a text than this, it is in a script of another kind.
+SENSE = 0.5
 
 
 @dataclass(frozen=True)
@@ -97,7 +119,27 @@ def find_encoding(path: Path) -> Encoding:
         if wide := _wide(head):
             return Encoding(wide, f"{wide.upper()}, by its zero bytes")
         around = _first_foreign(file, head)
-    return Encoding("utf-8") if around is None else _legacy(around)
+    if around is None:
+        return Encoding("utf-8")
+    return _declared(head, around) or _legacy(around)
+
+
+def _declared(head: bytes, sample: bytes) -> Encoding | None:
+    """Return the encoding that a page of HTML or XML says it is in, where it is text in that encoding."""
+    found = DECLARATION.search(head, 0, DECLARED_WITHIN) if head.lstrip()[:1] == b"<" else None
+    if found is None:
+        return None
+    told = (found[1] or found[2]).decode("ascii").lower()
+    name = AS_BROWSERS_READ.get(told, told)
+    try:
+        text = sample.decode(name, "replace")
+    except (LookupError, ValueError):
+        return None
+    # A sample of a long page may begin and end within a character.
+    broken = text.count(DAMAGE) + sum("\x80" <= character < "\xa0" for character in text)
+    if broken > (2 if len(sample) > HEAD_BYTES else 0):
+        return None
+    return Encoding(name, f"{told}, as the page says", damaged=True)
 
 
 def _wide(head: bytes) -> str:
@@ -128,17 +170,24 @@ def _first_foreign(file: BinaryIO, head: bytes) -> bytes | None:
 
 def _legacy(sample: bytes) -> Encoding:
     """Return the encoding of bytes that are not UTF-8: damaged UTF-8, Windows-1252, or what the statistics say."""
+    if cesu.has_pairs(sample):
+        whole = cesu.mended(sample)
+        if len(whole) - len(whole.decode("utf-8", errors="ignore").encode()) < CUT_BYTES:
+            return Encoding(cesu.NAME, "UTF-8 with characters as pairs of surrogates (CESU-8), mended", damaged=True)
     good = len(sample.decode("utf-8", errors="ignore").encode())
     multi = sum(byte >= 0xC0 for byte in sample)
     broken = len(sample) - good
     if multi > DAMAGED_AT * broken:
         return Encoding("utf-8", "UTF-8 with damaged bytes", damaged=True)
-    if sum(byte > 127 for byte in sample) >= COUNTABLE:
+    page = best_page(sample)
+    if page.score < SENSE and sum(byte > 127 for byte in sample) >= COUNTABLE:
         from charset_normalizer import from_bytes
 
         best = from_bytes(sample).best()
         if best is not None and "cp1252" not in best.could_be_from_charset:
             return Encoding(best.encoding, f"{best.encoding}, by the frequency of its letters: a guess")
+    if page.name != "cp1252":
+        return Encoding(page.name, f"{page.name}, by its letters and small words: a guess")
     # Windows-1252 is Latin-1 with curly quotes where Latin-1 has control characters that nobody types.
     name = "latin-1" if any(byte in sample for byte in b"\x81\x8d\x8f\x90\x9d") else "cp1252"
     return Encoding(name, "Windows-1252, not UTF-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,13 +30,15 @@ DELIMITERS = {
     "\x1f": "unit separators",
 }
 LONGEST_NAME = 64
+# What Excel writes above a table, and reads.
+TOLD = re.compile(r'"?sep=([,;|^~:\t])"?\r?\n', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Dialect:
     """How a table is cut. `quoted`: cells may stand in double quotes. `names`: None where the first row is data.
 
-    `share` of the `rows` looked at have as many cells as most.
+    `share` of the `rows` looked at have as many cells as most. `told`: the first line says where it is cut.
     """
 
     delimiter: str
@@ -43,6 +46,7 @@ class Dialect:
     names: tuple[str, ...] | None
     share: float = 1.0
     rows: int = 0
+    told: bool = False
 
     @property
     def why(self) -> str:
@@ -57,7 +61,9 @@ def sniff(sample: str, *, tabs: bool = False) -> Dialect | None:
     The delimiter is the one that cuts most rows into equally many cells (the most frequent width); between equals it is
     the one that the header holds most often. `tabs`: the file says that it is cut at tabs.
     """
-    candidates = ["\t"] if tabs else list(DELIMITERS)
+    told = TOLD.match(sample)
+    sample = sample[told.end() :] if told else sample
+    candidates = [told[1]] if told else ["\t"] if tabs else list(DELIMITERS)
     best: tuple[tuple[float, int], Dialect] | None = None
     for delimiter in candidates:
         if delimiter not in sample:
@@ -74,7 +80,7 @@ def sniff(sample: str, *, tabs: bool = False) -> Dialect | None:
             share = 1.0 if num_broken <= 1 and quoted and delimiter != "\t" and count == len(rows) else 0.0
             share = share or round(count / (len(rows) + num_broken), 2)
             if best is None or (share, width) > best[0]:
-                best = ((share, width), Dialect(delimiter, quoted, _header(rows), share, len(rows)))
+                best = ((share, width), Dialect(delimiter, quoted, _header(rows), share, len(rows), told is not None))
     return None if best is None else best[1]
 
 
@@ -133,25 +139,27 @@ def _could_be_a_name(cell: str) -> bool:
 def read_table(path: Path, encoding: Encoding, dialect: Dialect) -> Iterator[Row | Finding]:
     """Yield every row under its column names. Empty cells at the end may be missing or too many."""
     with open_text(path, encoding, newline="") as file:
+        lines = lines_of(file)
+        above = 1 if dialect.told and next(lines, "") else 0
         reader = csv.reader(
-            lines_of(file),
+            lines,
             delimiter=dialect.delimiter,
             quoting=csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE,
             strict=dialect.quoted,
         )
         names: Sequence[str] | None = None
-        start = 1
+        start = 1 + above
         while True:
             where = f"{path}:{start}"
             try:
                 cells = next(reader, None)
             except csv.Error as error:
                 yield Finding("data.bad_row", where, f"{error}.", "Close the quotes or double inner ones.")
-                start = reader.line_num + 1
+                start = reader.line_num + 1 + above
                 continue
             if cells is None:
                 return
-            start = reader.line_num + 1
+            start = reader.line_num + 1 + above
             if not any(cell.strip() for cell in cells):
                 continue
             if names is None:

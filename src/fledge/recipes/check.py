@@ -150,7 +150,6 @@ def _plan(report: Report, config: Config, folder: Path, tell: Callable[[Finding]
     asked = Asked(
         sample_every=max(1, round(total / SAMPLE_BYTES)),
         long_chars=2 * config.train.max_tokens if total > SAMPLE_BYTES else 1 << 60,
-        questions=any(seen.held_out for seen in report.files),
     )
     readings = []
     answers: list[str] = []

@@ -9,7 +9,7 @@ from fledge.errors import Finding, Severity
 from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Text
 
 # What a word may wear at its ends without becoming another word. Signs of arithmetic stay: 3-4 is not 3+4.
-_AROUND = ".,;:!?\"'()[]…¿¡。，、？！：；“”‘’«»`*"
+AROUND = ".,;:!?\"'()[]…¿¡。，、？！：；“”‘’«»`*؟،؛।"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,12 @@ def _said(message: Message) -> str:
 
 def plain(text: str) -> str:
     """Return a text as it is compared: without case, runs of blanks and what words wear at their ends."""
-    words = [bare for word in text.casefold().split() if (bare := word.strip(_AROUND))]
+    return bare(text.casefold())
+
+
+def bare(text: str) -> str:
+    """Return a text without runs of blanks and what words wear at their ends; its capitals tell names."""
+    words = [inner for word in text.split() if (inner := word.strip(AROUND))]
     return " ".join(words) or text.strip()
 
 

@@ -100,6 +100,12 @@ def crc(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", errors="replace"))
 
 
+def whole_of(v: View) -> int:
+    """Return the hash of all that a row says: rows with one are the same row."""
+    parts = (plain(v.question), spaced(v.answer), spaced(f"{v.system}\n{v.beside}"), spaced(v.thinking))
+    return hash_of(SEPARATOR.join(parts))
+
+
 class Recorder:
     """Writes one figure-row per record into `folder`, and beside it the files of FILES."""
 
@@ -125,7 +131,7 @@ class Recorder:
         told = language_of(v.answer) or language_of(v.question)
         self._rows.append(
             (
-                hash_of(SEPARATOR.join((question, answer, rest))),
+                whole_of(v),
                 hash_of(f"{question}{SEPARATOR}{rest}") if question else 0,
                 hash_of(plain(answer) if len(answer) <= SHORT_ANSWER_CHARS else answer) if answer else 0,
                 hash_of(v.group) if v.group is not None else 0,

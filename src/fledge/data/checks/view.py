@@ -29,8 +29,14 @@ class View:
 
     @cached_property
     def text(self) -> str:
-        """Everything that is said in the row, once."""
-        return "\n".join(message.content for message in self.turns) + ("\n" + self.beside if self.beside else "")
+        """Everything that is learnt or read in the row, once: calls and reasoning too."""
+        said = [part for message in self.turns for part in (_said(message), message.thinking) if part]
+        return "\n".join([*said, self.beside] if self.beside else said)
+
+    @cached_property
+    def thinking(self) -> str:
+        """What is reasoned in the row, which tells it from another that says the same."""
+        return "\n".join(message.thinking for message in self.turns if message.thinking)
 
 
 def view(record: Record) -> View:
@@ -63,7 +69,8 @@ def _talk(
     before = messages[:-1] if last.role == "assistant" else messages
     question = "\n".join(_said(m) for m in before if m.role != "system")
     answer = _said(last) if last.role == "assistant" else ""
-    beside = "\n".join([beside, *(_said(m) for m in rejected)]) if rejected else beside
+    if rejected:
+        beside = "\n".join([beside, *(part for m in rejected for part in (_said(m), m.thinking) if part)])
     return View(record.origin, messages, question, answer, system, record.group, answers and bool(answer), beside)
 
 

@@ -31,7 +31,7 @@ def codes(answer: str, question: str = "What is it?") -> list[str]:
 
 
 RED = {
-    "data.mojibake": ["Die GrÃ¶ÃŸe", "itâ€™s late", "cafÃ©", "ä½\xa0å¥½"],
+    "data.mojibake": ["Die GrÃ¶ÃŸe", "itâ€™s late", "cafÃ©", "ä½\xa0å¥½", "РџСЂРёРІРµС‚ РјРёСЂ"],
     "data.bad_encoding": ["a lost letter: caf\ufffd"],
     "data.leftover": ["Dear {{first_name}},", "Sincerely, [Your Name]", "[INSERT DATE]", "TODO: write", "lorem ipsum"],
     "data.control_text": ["<|im_start|>user", "a [/INST] b", "</s>", "Assistant: hello",
@@ -69,6 +69,7 @@ CLEAN = [
     "Use `<p>` for a paragraph, and `{% if %}` in a template.",
     "```html\n<p>hello</p>\n```",
     "if a < b and b > c: pass  # x <y> z",
+    "Россия, СССР, РФ и Сибирь: Рим, Рига, Сочи. РОССИЯ. Србија и Ріка, Сіль, Рєпа.",
     "Ärger, Größe, naïve, Ça va? À côté, São Paulo, Â.",
     "你好，世界。こんにちは。",
     "The token is a short word and the password is a long one that you choose yourself.",
@@ -132,6 +133,16 @@ def test_what_was_read_in_the_wrong_encoding_comes_back(text: str) -> None:
     assert unmangled(text) == text
     mixed = f"Größe {broken}"
     assert unmangled(mixed) == f"Größe {text}"
+
+
+def test_cyrillic_read_in_the_wrong_encoding_comes_back() -> None:
+    text = "Привет, мир! Ещё один день в Київ і Санкт-Петербурге."
+    broken = "".join(bytes([b]).decode("cp1251", errors="ignore") or chr(b) for b in text.encode())
+    assert broken != text
+    mended_words = unmangled(broken).split()
+    # A letter alone is too little to tell.
+    assert [word for word in mended_words if len(word) > 2] == [word for word in text.split() if len(word) > 2]
+    assert unmangled(text) == text
 
 
 def test_masks_are_stable_and_leave_nothing() -> None:

@@ -111,13 +111,15 @@ def test_duplicates_and_contradictions(tmp_path: Path) -> None:
         row("Who?", "You.", "x:3"),
         row("Why?", "So.", "x:4"),
     ]
+    # A short answer is the same whatever its case and marks.
+    rows += [row("What then?", "Ann", "x:5"), row("What then?", "ann.", "x:6")]
     figures = seen(rows, tmp_path / "p")
-    every = np.ones(4, dtype=bool)
+    every = np.ones(6, dtype=bool)
     assert [(r.row, r.finding.code) for r in repeats.exact_duplicates(figures, every)] == [(1, "data.duplicate")]
     [found] = repeats.contradictions(figures, every)
     assert (found.row, found.finding.where) == (2, "x:3")
     assert "x:1" in found.finding.message
-    assert list(repeats.exact_duplicates(figures, np.array([True, False, True, True]))) == []
+    assert list(repeats.exact_duplicates(figures, np.array([True, False, True, True, True, True]))) == []
 
 
 def test_a_leak_is_told_once_however_it_leaks(tmp_path: Path) -> None:

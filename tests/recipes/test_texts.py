@@ -76,6 +76,14 @@ def test_documents_are_learnt_and_that_is_said(learnt: tuple[Path, list[dict[str
     assert any("tokens are taught: every token of 36 texts" in line for line in said), said
 
 
+def test_rows_alone_are_no_documents_whatever_the_objective(tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", train="data/train.jsonl")
+    config = load_config(folder, ["train.epochs=auto"])
+    forecast(folder, config, say=(said := list[str]()).append)
+    assert not any("documents are read" in line for line in said), said
+    assert any("rows are seen" in line for line in said), said
+
+
 def test_a_short_document_of_many_sections_is_cut_into_enough_parts() -> None:
     """A part had 400 characters at least: 60 sections of a short file gave 15 parts, and nothing was held out."""
     sections = "\n\n".join(

@@ -345,7 +345,6 @@ R, Python
 
 
 GERMAN = """Lebenslauf
-
 Name: Jürgen Müller
 Geburtsdatum: 12.03.1985
 {label}: {address}
@@ -363,12 +362,11 @@ Wandern
     ("label", "address", "place"),
     [
         ("Anschrift", "Hauptstr. 5, 80331 München", "München"),
-        ("Adresse", "Am Markt 3, 1010 Wien", "Wien"),
+        ("Adresse", "12 rue de la Paix, 75002 Paris", "Paris"),
         ("Wohnort", "Hamburg", "Hamburg"),
         ("Address", "12 Elm Street, Springfield, IL 62704", "Springfield"),
         ("Address", "221 Baker Street, London NW1 6XE", "London"),
         ("Dirección", "Calle Mayor 5, 28013 Madrid", "Madrid"),
-        ("Adresse", "12 rue de la Paix, 75002 Paris", "Paris"),
         ("Address", "12 Elm Street", ""),
     ],
 )

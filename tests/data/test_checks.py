@@ -11,16 +11,16 @@ import pytest
 from fledge.data.checks.language import language_of
 from fledge.data.checks.licence import find_licences
 from fledge.data.checks.look import ROW_CHECKS
-from fledge.data.checks.mask import Masker, find_all
+from fledge.data.checks.mask import Masker, check_personal, find_all
 from fledge.data.checks.numbers import IBAN_LENGTHS, is_card, is_iban
 from fledge.data.checks.secrets import looks_random
-from fledge.data.checks.shape import Ending, common_shape, ending_of
+from fledge.data.checks.shape import Ending, common_shape, ending_of, joined
 from fledge.data.checks.text import unmangled
 from fledge.data.checks.turns import mended
 from fledge.data.checks.view import plain, view
 from fledge.data.forms.conversations import from_turns
 from fledge.data.forms.turns import RowFault
-from fledge.records import Conversation, Message
+from fledge.records import Conversation, Message, ToolCall
 
 
 def codes(answer: str, question: str = "What is it?") -> list[str]:
@@ -31,7 +31,7 @@ def codes(answer: str, question: str = "What is it?") -> list[str]:
 
 
 RED = {
-    "data.mojibake": ["Die GrÃ¶ÃŸe", "itâ€™s late", "cafÃ©", "ä½\xa0å¥½"],
+    "data.mojibake": ["Die GrÃ¶ÃŸe", "itâ€™s late", "cafÃ©", "ä½\xa0å¥½", "РџСЂРёРІРµС‚ РјРёСЂ"],
     "data.bad_encoding": ["a lost letter: caf\ufffd"],
     "data.leftover": ["Dear {{first_name}},", "Sincerely, [Your Name]", "[INSERT DATE]", "TODO: write", "lorem ipsum"],
     "data.control_text": ["<|im_start|>user", "a [/INST] b", "</s>", "Assistant: hello",
@@ -44,6 +44,12 @@ RED = {
         "PESEL: 44051401359", "11010519491231002X", "from 84.22.107.5", "NIR 2 55 08 14 168 025 38",
         "12 Elm Street, Springfield, IL 62704", "Lindenstraße 12, 10969 Berlin",
         "Steuer-ID 86 095 742 719", "AB123456C",
+        "Call me: 06 12 34 56 78", "My telephone 01 42 68 53 00", "my number is 07911 123456", "电话 13812345678",
+        "手机号：138 1234 5678", "write to jürgen@müller.de", "写信到jane.roe@northwind.io谢谢",
+        "12 rue de la Paix, 75002 Paris", "3 bis avenue Foch\n69006 Lyon", "Calle Mayor 5, 28013 Madrid",
+        "Av. de la Constitución 12, 41001 Sevilla", "Via Garibaldi 8\n20121 Milano", "Hauptstr. 5\n80331 München",
+        "5 Long Lane\nLondon\nSW1A 1AA", "24 Main Street\nApt 3\nBoston, MA 02118",
+        "P.O. Box 123, Springfield, IL 62704", "Postfach 12 34, 80331 München",
     ],
     "data.secret": [
         "AKIAIOSFODNN7EXAMPLE", "ghp_" + "a1B2" * 9, "sk-proj-" + "Ab1" * 12, "AIza" + "Sy0-_" * 7,
@@ -63,6 +69,7 @@ CLEAN = [
     "Use `<p>` for a paragraph, and `{% if %}` in a template.",
     "```html\n<p>hello</p>\n```",
     "if a < b and b > c: pass  # x <y> z",
+    "Россия, СССР, РФ и Сибирь: Рим, Рига, Сочи. РОССИЯ. Србија и Ріка, Сіль, Рєпа.",
     "Ärger, Größe, naïve, Ça va? À côté, São Paulo, Â.",
     "你好，世界。こんにちは。",
     "The token is a short word and the password is a long one that you choose yourself.",
@@ -71,6 +78,8 @@ CLEAN = [
     "Our hours: Monday to Friday 9-18. [Hours] Can I help with anything else?",
     "print(f'{name}: {value}') and items[0] and a[insert]",
     "Answer: 42",
+    "Call the function on 0123456789 items, and ping 93.184.216.34 if you like.",
+    "The rue de Rivoli is long; 12 rue de Rivoli, 2 stops on, is a film. In Via Appia 7, 8 and 9 nothing is left.",
 ]
 
 
@@ -124,6 +133,16 @@ def test_what_was_read_in_the_wrong_encoding_comes_back(text: str) -> None:
     assert unmangled(text) == text
     mixed = f"Größe {broken}"
     assert unmangled(mixed) == f"Größe {text}"
+
+
+def test_cyrillic_read_in_the_wrong_encoding_comes_back() -> None:
+    text = "Привет, мир! Ещё один день в Київ і Санкт-Петербурге."
+    broken = "".join(bytes([b]).decode("cp1251", errors="ignore") or chr(b) for b in text.encode())
+    assert broken != text
+    mended_words = unmangled(broken).split()
+    # A letter alone is too little to tell.
+    assert [word for word in mended_words if len(word) > 2] == [word for word in text.split() if len(word) > 2]
+    assert unmangled(text) == text
 
 
 def test_masks_are_stable_and_leave_nothing() -> None:
@@ -209,18 +228,35 @@ def test_a_common_form_is_found_and_tells_the_odd_one(name: str) -> None:
     import re
 
     answers = [SHAPED[name](n) for n in range(40)]
-    found = common_shape([*answers, "nothing of the kind"])
-    assert found is not None
+    [found] = common_shape([*answers, "nothing of the kind"])
     assert found[0] == name
     pattern = re.compile(found[1], re.DOTALL)
     assert all(pattern.fullmatch(answer) for answer in answers)
     assert not pattern.fullmatch("nothing of the kind")
 
 
+def test_how_answers_begin_and_how_they_end_are_both_told() -> None:
+    """Only the first shape was: an answer without its end marker, or with more behind it, went through."""
+    import re
+
+    answers = [f"Module: m{n}\nCode: import m{n * 3}\n### DONE!" for n in range(22)]
+    odd = ["Module: bad\nCode: import bad", "Code: x\nModule: y\n### DONE!", f"{answers[0]}\nAnything else?"]
+    name, shape = joined(common_shape([*answers, *odd]))
+    assert name == "labelled lines in one order and the same end"
+    assert [bool(re.fullmatch(shape, one, re.DOTALL)) for one in [*answers, *odd]] == [True] * 22 + [False] * 3
+
+
+def test_personal_data_is_seen_wherever_it_is_masked() -> None:
+    call = ToolCall("mail", '{"to": "joe.b@northwind.io"}')
+    for turn in (Message("assistant", "ok", tool_calls=(call,)), Message("assistant", "ok", thinking="call.b@web.de")):
+        row = view(Conversation((Message("user", "Mail it."), turn), "x:1"))
+        assert [finding.code for finding in check_personal(row)] == ["data.personal"]
+
+
 def test_free_answers_and_classes_have_no_form() -> None:
     rng = random.Random(0)
-    assert common_shape(["".join(rng.choices(string.ascii_lowercase + " ", k=50)) for _ in range(100)]) is None
-    assert common_shape(["positive", "negative"] * 50) is None
+    assert common_shape(["".join(rng.choices(string.ascii_lowercase + " ", k=50)) for _ in range(100)]) == []
+    assert common_shape(["positive", "negative"] * 50) == []
 
 
 U, A, S = ({"role": role, "content": "x"} for role in ("user", "assistant", "system"))

@@ -342,3 +342,59 @@ R, Python
         "Led the kelp forest monitoring programme across 14 fjords",
         "Golden Urchin of the Nordic Diving Society",
     )
+
+
+GERMAN = """Lebenslauf
+Name: Jürgen Müller
+Geburtsdatum: 12.03.1985
+{label}: {address}
+Telefon: 0171 2345678
+
+Berufserfahrung
+09/2010 – 02/2015   Entwickler bei Siemens AG
+
+Hobbys
+Wandern
+"""
+
+
+@pytest.mark.parametrize(
+    ("label", "address", "place"),
+    [
+        ("Anschrift", "Hauptstr. 5, 80331 München", "München"),
+        ("Adresse", "12 rue de la Paix, 75002 Paris", "Paris"),
+        ("Wohnort", "Hamburg", "Hamburg"),
+        ("Address", "12 Elm Street, Springfield, IL 62704", "Springfield"),
+        ("Address", "221 Baker Street, London NW1 6XE", "London"),
+        ("Dirección", "Calle Mayor 5, 28013 Madrid", "Madrid"),
+        ("Address", "12 Elm Street", ""),
+    ],
+)
+def test_of_an_address_only_the_town_is_a_fact(label: str, address: str, place: str) -> None:
+    """Street and number became "I live in Hauptstr. 5, 80331 München." in five rows."""
+    found = profile_in(GERMAN.format(label=label, address=address))
+    assert (found.place, found.interests) == (place, ("Wandern",))
+    said = " ".join(lesson.answer for lesson in lessons_of(found))
+    assert place in said and not re.search(r"\b(?:5|3|12|221|80331|28013|0171)\b|Elm|Mayor|Hauptstr", said)
+    assert "Geburtsdatum: 12.03.1985" in found.left_out
+    assert not any("Telefon" in line for line in found.left_out)
+
+
+def test_languages_that_machines_speak_are_skills_and_what_no_rule_reads_is_told() -> None:
+    found = profile_in(
+        "Ana Ruiz\nSoftware developer, Oslo\nana@kettle-mail.pt\n\nSKILLS\nLanguages: C, C++, Rust\nTools: Git, JTAG\n"
+        "\nLANGUAGES\nPortuguese (native), German (B1)\n\nPUBLICATIONS\nRuiz A. FOC with Git and C, IEEE 2016\n"
+    )
+    assert found.skills == ("C", "C++", "Rust", "Git", "JTAG")
+    assert [one.name for one in found.languages] == ["Portuguese", "German"]
+    assert found.left_out == ("Ruiz A. FOC with Git and C, IEEE 2016",)
+    [said] = [lesson.answer for lesson in lessons_of(found) if lesson.group == "headline"]
+    assert said == "What I do: Software developer, Oslo."
+
+
+def test_a_text_that_is_no_cv_is_refused(tmp_path: Path) -> None:
+    """A play gave a persona called First Citizen, who lives in No, Caius Marcius."""
+    play = tmp_path / "play.txt"
+    play.write_text("First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n" * 20)
+    with pytest.raises(DataError, match="nothing in it reads like a CV or a README"):
+        read_profile(play)

@@ -65,8 +65,9 @@ def paraphrases(rng: random.Random, count: int) -> list[Conversation]:
         topic = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=9))
         asked = [*rng.sample(WORDS, 12), topic]
         misspelt = list(asked)
-        place = max(range(len(asked)), key=lambda at: len(asked[at]) * (asked[at] != topic))
-        misspelt[place] = misspelt[place][:2] + misspelt[place][3:]
+        place = rng.choice([at for at, word in enumerate(asked) if len(word) > 5 and word not in (topic, "without")])
+        cut = rng.randrange(1, len(misspelt[place]) - 1)
+        misspelt[place] = misspelt[place][:cut] + misspelt[place][cut + 1 :]
         ways = [" ".join(asked), " ".join(misspelt), " ".join(asked) + "?", " ".join(asked).upper()]
         rows += [row(4 * number + way, question=text, group=None) for way, text in enumerate(ways)]
     rng.shuffle(rows)

@@ -233,6 +233,26 @@ def test_a_repaired_file_is_clean_and_the_original_stays(tmp_path: Path) -> None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
 
 
+def test_a_repaired_file_keeps_its_other_columns_and_drops_what_the_check_calls_the_same(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "source": "manual p. 1", "question": "a one?", "answer": "b", "group": "g"},
+        {"id": 2, "source": "of jane.roe@northwind.io", "question": "c two?", "answer": "dÃ¼"},
+        {"id": 3, "source": "x", "question": "A  one ?", "answer": "b "},
+    ]
+    path = write(tmp_path / "rows.jsonl", rows)
+    [finding] = [f for f in check([path], Config()).problems if f.code == "data.duplicate"]
+    assert finding.where == f"{path}:3"
+    done = mend([path], tmp_path / "out.jsonl", Config(), mask=True)
+    assert (done.rows, done.changes["repeated row dropped"]) == (2, 1)
+    kept = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["id"], row["source"]) for row in kept] == [(1, "manual p. 1"), (2, "of <EMAIL_1>")]
+    assert kept[1]["messages"][-1]["content"] == "dü" and kept[0]["group"] == "g"
+    with pytest.raises(ConfigError, match="rows are written as JSONL; the name ends with '.csv'. Call it out.jsonl"):
+        mend([path], tmp_path / "out.csv", Config())
+    assert run(tmp_path, "rows.jsonl", "--fix", "out.csv").returncode == 2
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_workers_end_with_the_process_that_gave_them_work(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", clean(120_000))
     command = [sys.executable, "-m", "fledge", "data", "check", str(path), "--json"]

@@ -19,7 +19,7 @@ from fledge.recipes.split import part
 def rows(folder: Path, count: int = 60, name: str = "all.jsonl") -> Path:
     """Write rows of which each three ask nearly the same, from six customers with ten questions each."""
     topics = ["harbour", "lantern", "meadow", "copper", "violin", "glacier", "pepper", "satellite", "walnut", "curtain"]
-    ways = ["What does", "what does", "What dose"]
+    ways = ["What does", "what does", "Please, what does"]
     lines = [
         {
             "question": f"{ways[n % 3]} the {topics[n // 3 % 10]} of number {n // 3} cost?",

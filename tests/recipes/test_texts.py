@@ -23,7 +23,7 @@ from fledge.recipes.measure import Served
 from fledge.recipes.prepare import read_project, teach
 from fledge.recipes.report import keep_verdict
 from fledge.recipes.ship import export, open_run
-from fledge.recipes.texts import texts_of
+from fledge.recipes.texts import in_parts, texts_of
 from fledge.recipes.tune import Listener, tune
 from fledge.records import Conversation, Text
 from tiny import save_project
@@ -74,6 +74,25 @@ def test_documents_are_learnt_and_that_is_said(learnt: tuple[Path, list[dict[str
     assert "2 texts are cut into 40 parts to hold some out" in said
     assert any("texts are held out to measure with" in line for line in said), said
     assert any("tokens are taught: every token of 36 texts" in line for line in said), said
+
+
+def test_rows_alone_are_no_documents_whatever_the_objective(tmp_path: Path) -> None:
+    folder = project(tmp_path / "p", train="data/train.jsonl")
+    config = load_config(folder, ["train.epochs=auto"])
+    forecast(folder, config, say=(said := list[str]()).append)
+    assert not any("documents are read" in line for line in said), said
+    assert any("rows are seen" in line for line in said), said
+
+
+def test_a_short_document_of_many_sections_is_cut_into_enough_parts() -> None:
+    """A part had 400 characters at least: 60 sections of a short file gave 15 parts, and nothing was held out."""
+    sections = "\n\n".join(
+        f"## Rule {n}\n\nKeep the lid of the box number {n} shut at night, please." for n in range(60)
+    )
+    parts, told = in_parts([Text(sections, "rules.md:1")], enough=20)
+    assert 20 <= len(parts) <= 60 and f"1 text is cut into {len(parts)} parts" in told
+    little = [Text("## One\n\nIt is so.\n\n## Two\n\nIt is not.", "little.md:1")]
+    assert in_parts(little, enough=20) == (little, "")
 
 
 @pytest.mark.parametrize("train", ["docs", ["docs", "data/train.jsonl"]], ids=["texts", "texts and rows"])

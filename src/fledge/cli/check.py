@@ -70,11 +70,12 @@ def check(
 def _refuse(fix: Path | None, *, mask: bool) -> None:
     """Raise ConfigError for what could not be written, before minutes of reading."""
     from fledge.errors import ConfigError
+    from fledge.recipes.mend import refuse_out
 
     if mask and fix is None:
         raise ConfigError("config.bad_value", "--mask needs --fix.", remedy="For example: --fix clean.jsonl --mask")
-    if fix is not None and fix.exists():
-        raise ConfigError("config.exists", "is there already.", where=str(fix), remedy="Choose another name for --fix.")
+    if fix is not None:
+        refuse_out(fix)
 
 
 def _tell(report: Report, fixed: Mended | None, *, as_json: bool) -> None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from fledge.data.checks import near, repeats
 from fledge.data.checks.look import Recorder, Rows, load
+from fledge.data.checks.same import counter, one_word_apart, turn_ties
 from fledge.data.checks.view import view
 from fledge.records import Record
 
@@ -56,7 +57,7 @@ class Split:
 
 def record(records: Iterable[Record], folder: Path) -> Rows:
     """Return the figures of some records, kept in `folder`."""
-    recorder = Recorder(folder, questions=True)
+    recorder = Recorder(folder)
     try:
         for one in records:
             recorder.add(view(one))
@@ -142,18 +143,42 @@ def _tie_equal(rows: Rows, name: str, ties: _Ties) -> int:
 def _tie_near(rows: Rows, ties: _Ties, step: Step) -> int:
     """Tie the rows that ask nearly the same; texts, which ask nothing, where they say nearly the same."""
     asks = rows.figures["question"] != 0
+    count = counter(rows)
+    questions, texts = _first_of(rows, "question", asks), _first_of(rows, "whole", ~asks)
+    alike, says_alike = partial(near.alike, count=count), partial(near.says_alike, count=count)
+    # Each with what has to hold of the words in this place; what has the same content is sure.
+    searches: tuple[tuple[Iterable[tuple[int, int]], Callable[[str, str], bool] | None, int], ...] = (
+        (_with_first(rows, questions), None, 1),
+        (turn_ties(rows).tolist(), None, 1),
+        (one_word_apart(rows, questions), alike, 1),
+        (_with_first(rows, texts), None, 2),
+        (repeats.banded(rows, texts)[0].tolist(), says_alike, 2),
+    )
     tied: set[int] = set()
-    for among, name, place in ((asks, "questions", 1), (~asks, "bands", 2)):
-        figure = "question" if place == 1 else "whole"
-        places = np.flatnonzero(among)
-        _, first = np.unique(rows.figures[figure][places], return_index=True)
-        pairs, _ = repeats.candidates(rows, places[np.sort(first)], name)
-        for done, (one, other) in enumerate(pairs.tolist(), start=1):
-            if ties.find(one) != ties.find(other) and near.alike(rows.words(one)[place], rows.words(other)[place]):
+    for number, (pairs, holds, place) in enumerate(searches, start=1):
+        for one, other in pairs:
+            if ties.find(one) != ties.find(other) and (
+                holds is None or holds(rows.words(one)[place], rows.words(other)[place])
+            ):
                 ties.tie(one, other)
                 tied |= {one, other}
-            step("comparing rows", done, len(pairs))
+        step("comparing rows", number, len(searches))
     return len(tied)
+
+
+def _first_of(rows: Rows, figure: str, among: Mask) -> Pairs:
+    """Return the rows of `among` that are the first with their figure."""
+    places = np.flatnonzero(among)
+    _, first = np.unique(rows.figures[figure][places], return_index=True)
+    return places[np.sort(first)]
+
+
+def _with_first(rows: Rows, places: Pairs) -> Iterable[tuple[int, int]]:
+    """Return each row of `places` with the first of them whose words carry the same meaning."""
+    asked = rows.figures["asked"][places]
+    _, first, which = np.unique(asked, return_index=True, return_inverse=True)
+    later = (first[which] != np.arange(len(places))) & (asked != 0)
+    return zip(places[first[which[later]]].tolist(), places[later].tolist(), strict=True)
 
 
 def _chosen(rows: Rows, leaders: npt.NDArray[np.int64], *, share: float, seed: int, tasks: Sequence[str]) -> Mask:

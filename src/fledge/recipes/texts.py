@@ -9,8 +9,9 @@ from fledge.data.passages import passages
 from fledge.errors import DataError
 from fledge.records import Conversation, Learnt, Text
 
-# A part of a document is a section or some of them: so many characters at most, and fewer of a small collection.
-MOST_CHARS, LEAST_CHARS = 4000, 400
+# A part of a document is a section or some of them: so many characters at most, and fewer of a small collection. Where
+# parts of the first length are too few, the second is tried.
+MOST_CHARS, LEAST_CHARS = 4000, (400, 120)
 # A collection is cut into about so many parts.
 PARTS = 40
 
@@ -24,13 +25,21 @@ def conversations_in(rows: Sequence[Learnt]) -> list[Conversation]:
 
 
 def in_parts(rows: Sequence[Learnt], *, enough: int) -> tuple[list[Learnt], str]:
-    """Return the rows with their texts cut into parts where there are fewer than `enough`, and that in words."""
+    """Return the rows with their texts cut into parts where there are fewer than `enough`, and that in words.
+
+    Where there is so little text that the parts would be too few as well, the texts stay whole.
+    """
     texts = texts_of(rows)
     if not texts or len(texts) >= enough:
         return list(rows), ""
-    size = max(LEAST_CHARS, min(MOST_CHARS, sum(len(text.text) for text in texts) // PARTS))
-    parts = [part for row in rows for part in (_parts(row, size) if isinstance(row, Text) else [row])]
-    count = len(texts_of(parts))
+    fair = min(MOST_CHARS, sum(len(text.text) for text in texts) // PARTS)
+    for least in LEAST_CHARS:
+        size = max(least, fair)
+        parts = [part for row in rows for part in (_parts(row, size) if isinstance(row, Text) else [row])]
+        if (count := len(texts_of(parts))) >= enough:
+            break
+    else:
+        return list(rows), ""
     return parts, f"{len(texts)} {'texts are' if len(texts) > 1 else 'text is'} cut into {count} parts to hold some out"
 
 

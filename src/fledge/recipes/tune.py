@@ -143,7 +143,8 @@ def prepare(
         seed=config.train.seed,
     )
     means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain), all_logits=all_logits)
-    resolved, choices, plan = resolve(config, examples=lesson.examples, course=course, means=means)
+    texts = bool(texts_of(rows.train))
+    resolved, choices, plan = resolve(config, examples=lesson.examples, course=course, means=means, texts=texts)
     notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"]
     notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
     notes += course.notes

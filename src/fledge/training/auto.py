@@ -55,13 +55,14 @@ class Means:
 
 
 def resolve(
-    config: Config, *, examples: Sequence[Example], course: Course, means: Means
+    config: Config, *, examples: Sequence[Example], course: Course, means: Means, texts: bool = True
 ) -> tuple[Config, list[Choice], MemoryPlan]:
     """Return the config without any `auto` under `train`, what was chosen, and what memory it will take.
 
-    Raises TrainError `train.memory` where nothing fits into train.ram.
+    texts: whether there are documents among the rows, which an objective of text takes but does not need. Raises
+    TrainError `train.memory` where nothing fits into train.ram.
     """
-    machine, prose = means.machine, config.objective == "text"
+    machine, prose = means.machine, texts and config.objective == "text"
     compares = aim_of(config).learns_from != "answers"
     preference, told = _preference(config, examples)
     rules: dict[str, tuple[object, str]] = {

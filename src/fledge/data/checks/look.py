@@ -7,9 +7,12 @@ rows to count tokens of, and a folder with figures of every row, from which rows
 from __future__ import annotations
 
 import hashlib
+import zlib
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,8 @@ from fledge.data.checks.language import NAMES, language_of
 from fledge.data.checks.mask import check_personal
 from fledge.data.checks.shape import ending_of
 from fledge.data.checks.text import check_control, check_leftovers, check_letters, check_markup
-from fledge.data.checks.view import View, plain, quoted, spaced, view, warning
+from fledge.data.checks.view import View, bare, plain, quoted, spaced, view, warning
+from fledge.data.checks.wording import COMPARED_CHARS, both_ends, content
 from fledge.errors import Finding, Severity
 from fledge.records import Record
 
@@ -36,14 +40,21 @@ _LANGUAGE_PLACE = {name: place for place, name in enumerate(LANGUAGES)}
 ROW = np.dtype(
     [
         ("whole", "<u8"), ("question", "<u8"), ("answer", "<u8"), ("group", "<u8"), ("at", "<u8"), ("size", "<u4"),
-        ("chars", "<u4"), ("language", "u1"), ("ending", "u1"), ("exclusive", "u1"),
+        ("asked", "<u8"), ("chars", "<u4"), ("content", "u1"), ("turns", "u1"), ("language", "u1"), ("ending", "u1"),
+        ("exclusive", "u1"),
     ]
 )  # fmt: skip
 SKETCHED_AT_ONCE = 512
+# A turn among others is told from small talk by so many words that carry meaning; in questions of more than MOST_WORDS
+# no slip is looked for. Words are counted in so many places by their hash.
+TURN = np.dtype([("row", "<u4"), ("asked", "<u8")])
+LEAST_WORDS, MOST_WORDS, COUNTED = 3, 48, 1 << 20
+MOST_COUNTED = np.iinfo(np.uint16).max
+# An answer up to this is compared without its marks.
+SHORT_ANSWER_CHARS = 200
 # The order in which a row's words stand in the spool, each followed by a zero byte.
 SEPARATOR = "\0"
 SHOWN_CHARS = 200
-LONGEST_SPOOLED_CHARS = 2 * near.COMPARED_CHARS
 
 
 @dataclass(frozen=True)
@@ -51,13 +62,12 @@ class Asked:
     """What to look for. told: how the form that answers must have is named to the user.
 
     sample_every: of so many rows one is handed back for its tokens; what is longer than `long_chars` is handed back
-    always. questions: also sketch questions by themselves, to find leaks.
+    always.
     """
 
     told: str = ""
     sample_every: int = 1
     long_chars: int = 1 << 60
-    questions: bool = False
 
 
 @dataclass
@@ -84,62 +94,103 @@ def hash_of(text: str) -> int:
     )
 
 
-class Recorder:
-    """Writes one figure-row per record into `folder`: rows.bin, bands.bin, questions.bin, words.bin."""
+@lru_cache(maxsize=1 << 15)
+def crc(text: str) -> int:
+    """Return 32 bits that name a word, the same in every process."""
+    return zlib.crc32(text.encode("utf-8", errors="replace"))
 
-    def __init__(self, folder: Path, *, questions: bool) -> None:
+
+def whole_of(v: View) -> int:
+    """Return the hash of all that a row says: rows with one are the same row."""
+    parts = (plain(v.question), spaced(v.answer), spaced(f"{v.system}\n{v.beside}"), spaced(v.thinking))
+    return hash_of(SEPARATOR.join(parts))
+
+
+class Recorder:
+    """Writes one figure-row per record into `folder`, and beside it the files of FILES."""
+
+    def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._files = {name: (folder / f"{name}.bin").open("wb") for name in FILES}
-        self._questions = questions
         self._rows: list[tuple[int, ...]] = []
         self._wholes: list[str] = []
-        self._asked: list[str] = []
-        self._at = 0
+        self._content = array("I")
+        self._turns: list[tuple[int, int]] = []
+        self._met = array("I")
+        self._known = np.zeros(COUNTED, dtype=np.uint32)
+        self._number = self._at = 0
 
     def add(self, v: View) -> None:
         """Record one row."""
-        question, answer, rest = plain(v.question), spaced(v.answer), spaced(f"{v.system}\n{v.beside}")
-        words = (v.origin, question[:LONGEST_SPOOLED_CHARS], answer[:LONGEST_SPOOLED_CHARS], v.answer[:SHOWN_CHARS])
+        asked, answer, rest = bare(v.question), spaced(v.answer), spaced(f"{v.system}\n{v.beside}")
+        asks, question = both_ends(asked), asked.casefold()
+        words = (v.origin, asks, both_ends(answer), v.answer[:SHOWN_CHARS])
         encoded = SEPARATOR.join(word.replace(SEPARATOR, " ") for word in words).encode("utf-8", errors="replace")
         self._files["words"].write(encoded)
+        meant, meaning, turns = self._meaning(v, asks or both_ends(answer))
         told = language_of(v.answer) or language_of(v.question)
         self._rows.append(
             (
-                hash_of(SEPARATOR.join((question, answer, rest))),
+                whole_of(v),
                 hash_of(f"{question}{SEPARATOR}{rest}") if question else 0,
-                hash_of(answer) if answer else 0,
+                hash_of(plain(answer) if len(answer) <= SHORT_ANSWER_CHARS else answer) if answer else 0,
                 hash_of(v.group) if v.group is not None else 0,
                 self._at,
                 len(encoded),
+                meant,
                 sum(len(turn.content) for turn in v.turns),
+                meaning,
+                min(255, turns),
                 _LANGUAGE_PLACE[told],
                 ending_of(v.answer),
                 v.answers,
             )
         )  # fmt: skip
         self._at += len(encoded)
-        half = near.COMPARED_CHARS // 2
+        half = COMPARED_CHARS // 2
         self._wholes.append(f"{question[:half]} {answer[:half]}")
-        self._asked.append(question)
+        self._number += 1
         if len(self._rows) >= SKETCHED_AT_ONCE:
             self._flush()
+
+    def _meaning(self, v: View, text: str) -> tuple[int, int, int]:
+        """Record the words that carry meaning; return (their hash, how many were kept, how many turns ask)."""
+        asking = [turn.content for turn in v.turns if turn.role == "user"]
+        system = f"{crc(spaced(v.system))}" if v.system else ""
+        if len(asking) > 1:
+            told = [words for turn in asking if len(words := content(bare(turn))) >= LEAST_WORDS]
+            self._turns += [(self._number, _key(system, words)) for words in told]
+        words = content(text)
+        if not words:
+            return 0, 0, len(asking)
+        hashes = [crc(word) for word in words]
+        self._met.extend({value & (COUNTED - 1) for value in hashes})
+        kept = [crc(system), *hashes] if len(words) < MOST_WORDS else ()
+        self._content.extend(kept)
+        return _key(system, words), len(kept), len(asking)
 
     def _flush(self) -> None:
         # Written by the file itself: numpy's tofile would not say that the disk is full.
         self._files["rows"].write(np.array(self._rows, dtype=ROW).tobytes())
         if self._rows:
             self._files["bands"].write(near.sketch(self._wholes).tobytes())
-            if self._questions:
-                self._files["questions"].write(near.sketch(self._asked).tobytes())
-        self._rows, self._wholes, self._asked = [], [], []
+        np.add.at(self._known, np.array(self._met, dtype=np.int64), 1)
+        self._files["content"].write(np.array(self._content, dtype="<u4").tobytes())
+        self._files["turns"].write(np.array(self._turns, dtype=TURN).tobytes())
+        self._rows, self._wholes, self._turns, self._content, self._met = [], [], [], array("I"), array("I")
 
     def close(self) -> None:
         self._flush()
+        self._files["known"].write(np.minimum(self._known, MOST_COUNTED).astype("<u2").tobytes())
         for file in self._files.values():
             file.close()
 
 
-FILES = ("rows", "bands", "questions", "words")
+FILES = ("rows", "bands", "words", "content", "turns", "known")
+
+
+def _key(system: str, words: Sequence[str]) -> int:
+    return hash_of(SEPARATOR.join((system, *words)))
 
 
 def look(
@@ -147,7 +198,7 @@ def look(
 ) -> Iterator[Finding | Seen]:
     """Yield every problem when it is met, and at the end what was seen in all. `fits`: has an answer its form?"""
     seen = Seen()
-    recorder = Recorder(folder, questions=asked.questions)
+    recorder = Recorder(folder)
     try:
         for record in records:
             if isinstance(record, Finding):
@@ -189,8 +240,31 @@ class Rows:
         parts = [_mapped(folder / f"{name}.bin")[:, place] for folder in self.folders]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint32)
 
+    def contents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+        """Return where each row's words that carry meaning begin, and the hashes of all rows' words."""
+        parts = [np.fromfile(folder / "content.bin", dtype="<u4") for folder in self.folders]
+        starts = np.cumsum(self.figures["content"], dtype=np.int64) - self.figures["content"]
+        return starts, np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint32)
+
+    def turns(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+        """Return (row, hash of what it asks) of every turn of chats that ask more than once."""
+        parts = [np.fromfile(folder / "turns.bin", dtype=TURN) for folder in self.folders]
+        begins = np.append(0, self.ends)
+        at = [part["row"].astype(np.int64) + begin for part, begin in zip(parts, begins, strict=False)]
+        return (
+            np.concatenate(at) if at else np.zeros(0, dtype=np.int64),
+            np.concatenate([part["asked"] for part in parts]) if parts else np.zeros(0, dtype=np.uint64),
+        )
+
+    def known(self) -> npt.NDArray[np.uint16]:
+        """Return in how many rows a word is, at most 65535, by its hash; rows that share one count for each other."""
+        total = np.zeros(COUNTED, dtype=np.uint32)
+        for folder in self.folders:
+            total += np.fromfile(folder / "known.bin", dtype="<u2")
+        return np.minimum(total, MOST_COUNTED).astype(np.uint16)
+
     def words(self, row: int) -> tuple[str, str, str, str]:
-        """Return (origin, question, answer, answer as it is written, its beginning) of a row; the texts are folded."""
+        """Return (origin, question with its capitals, folded answer, beginning of the answer as it is written)."""
         piece = int(np.searchsorted(self.ends, row, side="right"))
         with (self.folders[piece] / "words.bin").open("rb") as file:
             file.seek(int(self.figures["at"][row]))

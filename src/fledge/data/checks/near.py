@@ -8,27 +8,31 @@ share a part s of their windows agree in one of 16 bands of 4 with probability 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fledge.data.checks.slips import is_slip
+from fledge.data.checks.wording import NEGATIONS, both_ends, content, names_in
+
 BINS = 64
 BANDS = 16
 WINDOW_BYTES = 5
-# What a text says beyond this is not compared.
-_MARKS = ".,;:!?\"'()"
-COMPARED_CHARS = 4000
-# Similar from this on, of 100 (rapidfuzz); words that have no likeness in the other may be at most such a share.
-ALIKE = 90.0
+# A long text may hold such a share of other words and still say the same; similar from this on, of 100 (rapidfuzz).
+LONG_WORDS = 40
 STRANGE_WORDS = 0.05
-SPELLED_ALIKE = 75.0
-SMALL_WORD_CHARS = 3
+ALIKE = 90.0
+# Of so many words one more may be misspelt.
+WORDS_A_SLIP = 12
 # What is computed at once stays in the processor's cache.
 BATCH_BYTES = 1 << 16
 _PAD = b"\0" * 8
 
 Bands = npt.NDArray[np.uint32]
+Count = Callable[[str], int]
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _MASK = np.uint64((1 << (8 * WINDOW_BYTES)) - 1)
 _EMPTY = np.uint32(0xFFFFFFFF)
@@ -40,7 +44,7 @@ def sketch(texts: Sequence[str]) -> Bands:
     batch: list[bytes] = []
     size = 0
     for text in texts:
-        piece = text[:COMPARED_CHARS].encode("utf-8", errors="replace")
+        piece = both_ends(text).encode("utf-8", errors="replace")
         batch.append(piece)
         size += len(piece)
         if size > BATCH_BYTES:
@@ -89,17 +93,24 @@ def _bands(bins: npt.NDArray[np.uint32]) -> Bands:
     return (hashed >> np.uint64(32)).astype(np.uint32)
 
 
-def neighbours(column: npt.NDArray[np.uint32], rows: npt.NDArray[np.int64], *, most: int) -> npt.NDArray[np.int64]:
+def neighbours(
+    column: npt.NDArray[np.uint32],
+    rows: npt.NDArray[np.int64],
+    *,
+    most: int,
+    then: npt.NDArray[np.uint32] | None = None,
+) -> npt.NDArray[np.int64]:
     """Return pairs (n, 2) of `rows` that agree in one band: each with the next one that does, at most `most` pairs.
 
-    A group of k that agree gives k - 1 pairs and not k (k - 1) / 2: all that are alike are still connected.
+    A group of k that agree gives k - 1 pairs and not k (k - 1) / 2: all that are alike are still connected. `then`
+    orders those that agree: where thousands do, those that are alike in more had better stand side by side.
     """
-    order = np.argsort(column, kind="stable")
+    order = np.argsort(column, kind="stable") if then is None else np.lexsort((then, column))
     same = np.flatnonzero(column[order[1:]] == column[order[:-1]])[:most]
     return np.stack([rows[order[same]], rows[order[same + 1]]], axis=1)
 
 
-def matches(column: npt.NDArray[np.uint32], of: npt.NDArray[np.uint32], *, each: int) -> npt.NDArray[np.int64]:
+def matches(column: npt.NDArray[Any], of: npt.NDArray[Any], *, each: int) -> npt.NDArray[np.int64]:
     """Return pairs (place in `of`, place in `column`) that agree in one band, at most `each` for one of `of`."""
     order = np.argsort(column, kind="stable")
     ordered = column[order]
@@ -111,37 +122,45 @@ def matches(column: npt.NDArray[np.uint32], of: npt.NDArray[np.uint32], *, each:
     return np.concatenate(pairs)
 
 
-def alike(one: str, other: str) -> bool:
-    """Whether two folded texts say the same but for spelling, small words and, in long ones, some few words.
+def alike(one: str, other: str, *, count: Count = lambda word: 0) -> bool:
+    """Whether two questions ask the same: the words that carry their meaning are the same, but for a slip of the hand.
 
-    A number that differs, or stands in another's place, makes another question, however long the text around it.
+    count: how often a word of `content` stands in the data; of two that both stand there often, none is misspelt.
     """
     if one == other:
         return True
-    if not one or not other:
+    first, second = content(one), content(other)
+    if first == second or len(first) != len(second):
+        return first == second
+    different = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
+    if len(different) > 1 + len(first) // WORDS_A_SLIP:
+        return False
+    names = (names_in(one), names_in(other))
+    return all(is_slip(a, b, counts=(count(a), count(b)), named=a in names[0] and b in names[1]) for a, b in different)
+
+
+def says_alike(one: str, other: str, *, count: Count = lambda word: 0) -> bool:
+    """Whether two texts say the same: as `alike`, and of long ones some few words may differ.
+
+    A number that differs, or stands in another's place, says something else, and so does a negation, however long the
+    text around it.
+    """
+    if alike(one, other, count=count):
+        return True
+    first, second = content(one), content(other)
+    longest = max(len(first), len(second))
+    if min(len(first), len(second)) < LONG_WORDS or abs(len(first) - len(second)) > STRANGE_WORDS * longest:
+        return False
+    if _fixed(first) != _fixed(second):
+        return False
+    ours, theirs = Counter(first), Counter(second)
+    if (ours - theirs).total() + (theirs - ours).total() > STRANGE_WORDS * (len(first) + len(second)) / 2:
         return False
     from rapidfuzz import fuzz
 
-    one, other = one[:COMPARED_CHARS], other[:COMPARED_CHARS]
-    if fuzz.ratio(one, other, score_cutoff=ALIKE) == 0:
-        return False
-    first, second = one.split(), other.split()
-    if _numbers(first) != _numbers(second):
-        return False
-    own, theirs = set(first) - set(second), set(second) - set(first)
-    strange = sum(_is_strange(word, theirs) for word in own) + sum(_is_strange(word, own) for word in theirs)
-    return strange <= STRANGE_WORDS * (len(first) + len(second)) / 2
+    return fuzz.ratio(" ".join(first), " ".join(second), score_cutoff=ALIKE) > 0
 
 
-def _numbers(words: Sequence[str]) -> list[str]:
-    """Return the words that hold a digit, in order, without the marks around them."""
-    return [word.strip(_MARKS) for word in words if any(c.isdigit() for c in word)]
-
-
-def _is_strange(word: str, others: set[str]) -> bool:
-    from rapidfuzz import fuzz
-
-    bare = word.strip(_MARKS)
-    if len(bare) <= SMALL_WORD_CHARS and bare.isalpha() and bare.isascii() and bare not in ("not", "no"):
-        return False
-    return all(fuzz.ratio(bare, other, score_cutoff=SPELLED_ALIKE) == 0 for other in others)
+def _fixed(words: Sequence[str]) -> list[str]:
+    """Return the numbers and negations, in order."""
+    return [word for word in words if word in NEGATIONS or any(c.isdigit() for c in word)]

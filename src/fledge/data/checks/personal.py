@@ -42,10 +42,13 @@ class Pattern:
 # RFC 2606 and RFC 6761: names that belong to nobody.
 _NOBODY = re.compile(r"(?:^|[@.])(?:example\.(?:com|org|net|edu)|[\w.-]+\.(?:example|test|invalid|localhost))$", re.I)
 _ROLE_BOXES = frozenset(("git", "noreply", "no-reply", "user", "username", "name", "you", "someone", "email"))
-_MAIL = r"(?<![\w.+/:-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,5}[A-Za-z]{2,18}(?![\w-])"
+# Boxes and domains may hold accents (RFC 6531); a Chinese word beside an address is no part of it.
+_L = "A-Za-z0-9\u00c0-\u024f"
+_MAIL = rf"(?<![{_L}_.+/:-])[{_L}][{_L}_.+-]{{0,63}}@(?:[{_L}-]{{1,63}}\.){{1,5}}[A-Za-z]{{2,18}}(?![{_L}_-])"
 _WORDS_OF_PHONES = re.compile(
-    r"(?:phone|tel|telefon|telephone|mobile|mobil|cell|call|fax|handy|text|sms|whatsapp|ring|dial|contact|on|"
-    r"téléphone|teléfono|telefono|número|电话|手机)\W{0,6}(?:\w{1,12}\W{1,3}){0,2}$",
+    r"(?:phone|tel|telefon|telephone|mobile|mobil|cell|call|fax|handy|text|sms|whatsapp|ring|dial|contact|"
+    r"(?:my|our|his|her|their|your) number|meine nummer|mon numéro|mi número|"
+    r"téléphone|appelez|teléfono|telefono|número|电话|手机|微信|拨打|联系)\W{0,6}(?:\w{1,12}\W{1,3}){0,2}$",
     re.IGNORECASE,
 )
 _STREET = r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Way|Place|Pl|Terrace|Square|Sq)\.?"
@@ -67,7 +70,7 @@ def _is_abroad(match: re.Match[str]) -> bool:
 
 def _is_fiction(digits: str) -> bool:
     """Numbers 555-0100 to 555-0199 are kept for films and examples; 1234567 is nobody's."""
-    return digits[-7:-2] == "55501" or digits[-7:] in ("1234567", "4567890")
+    return digits[-7:-2] == "55501" or digits[-7:] in ("1234567", "4567890") or digits == "0123456789"
 
 
 def _is_american(match: re.Match[str]) -> bool:
@@ -100,14 +103,30 @@ def _is_public_address(match: re.Match[str]) -> bool:
     before = match.string[max(0, match.start() - 12) : match.start()].lower()
     private = parts[0] in (0, 10, 127) or parts[0] >= 224 or parts[:2] in ([192, 168], [169, 254])
     private = private or (parts[0] == 172 and 16 <= parts[1] < 32)
-    # RFC 5737: three nets for examples. Small numbers are versions and sections.
-    example = parts[:3] in ([192, 0, 2], [198, 51, 100], [203, 0, 113]) or match[0] in ("8.8.8.8", "1.1.1.1", "1.2.3.4")
+    # RFC 5737: three nets for examples; example.com's own stands in many a manual. Small numbers are versions and
+    # sections.
+    example = parts[:3] in ([192, 0, 2], [198, 51, 100], [203, 0, 113]) or match[0] in (
+        "8.8.8.8",
+        "1.1.1.1",
+        "1.2.3.4",
+        "93.184.216.34",
+    )
     numbered = max(parts) < 20 or any(word in before for word in ("version", "v.", "section", "release"))
     return max(parts) < 256 and not (private or example or numbered)
 
 
-_TOWN = r"\s*[A-Z][a-zA-Z .]+,? (?:[A-Z]{2} \d{5}|[A-Z]{1,2}\d[\dA-Z]? ?\d[A-Z]{2})\b"
+_TOWN = r"\s*[A-Z][a-zA-Z .]+,?\s(?:[A-Z]{2} \d{5}|[A-Z]{1,2}\d[\dA-Z]? ?\d[A-Z]{2})\b"
 _GERMAN_STREET = r"\b[A-ZÄÖÜ][\wäöüß-]+(?:straße|strasse|str\.|weg|platz|allee|gasse) \d{1,4} ?[a-z]?"
+_POSTCODE = r"\d{5} [A-ZÀ-Ý][a-zß-ÿ]+"
+_FRENCH_STREET = (
+    r"\b\d{1,4}(?: ?(?:bis|ter))?,? (?:rue|avenue|av\.|boulevard|bd\.?|place|chemin|allée|impasse|quai|cours|route) "
+    r"[^\n,\d]{2,40}"
+)
+_SOUTHERN_STREET = (
+    r"(?:\b(?:Calle|Avenida|Avda?\.|Av\.|Plaza|Paseo|Camino|Ronda|Carrer|Via|Viale|Piazza|Corso) |\bC/ ?)"
+    r"[^\n,\d]{2,40},? (?:n[.º°]{0,2} ?)?\d{1,4}[^\n,\d]{0,12}"
+)
+_BOX = r"\b(?:P\.? ?O\.? ?Box|Postfach|Apartado(?: de Correos)?|BP|B\.P\.|Casella Postale) \d(?:[ \d]{0,8}\d)?"
 _NINO_BEGINS = r"\b(?!BG|GB|NK|KN|TN|NT|ZZ|QQ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]"
 # Of the numbers one says by its mark that it may stand there at all; the others are tried where a long number is.
 PATTERNS: tuple[Pattern, ...] = tuple(
@@ -145,15 +164,19 @@ PATTERNS: tuple[Pattern, ...] = tuple(
             r"(?<![\d.$+-])(?:1[-. ])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-.])[2-9]\d{2}[-. ]\d{4}(?![\d.-]\d|\d)",
             _is_american,
         ),
-        ("PHONE", "", r"(?<![\d.,$+-])\(?0[1-9]\d{1,4}\)?(?:[ /-]?\d){5,8}(?![\d.,]\d|\d)", _is_told_phone),
+        ("PHONE", "", r"(?<![\d.,$+-])\(?0[1-9]\d{0,4}\)?(?:[ ./-]?\d){5,9}(?![\d.,]\d|\d)", _is_told_phone),
+        ("PHONE", "", r"(?<![\d.,$+-])1[3-9]\d[ -]?\d{4}[ -]?\d{4}(?![\d.,]\d|\d)", _is_told_phone),
         ("IP", ".", r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)", _is_public_address),
         (
             "ADDRESS",
-            ",",
-            rf"\b\d{{1,5}} (?:[A-Z][a-z]+ ){{1,3}}{_STREET}(?:,? [\w #.]{{1,20}})?,{_TOWN}",
+            "",
+            rf"\b\d{{1,5}} (?:[A-Z][a-z]+ ){{1,3}}{_STREET}(?:(?:,? |\n)[\w #.]{{1,20}})?[,\n]{_TOWN}",
             _always,
         ),
-        ("ADDRESS", ",", _GERMAN_STREET + r",\s*(?:D-)?\d{5} [A-ZÄÖÜ][a-zäöüß]+", _always),
+        ("ADDRESS", "", _GERMAN_STREET + r"\s*[,\n]\s*(?:D-)?" + _POSTCODE, _always),
+        ("ADDRESS", "", _FRENCH_STREET + r"\s*[,\n]\s*(?:F-)?" + _POSTCODE, _always),
+        ("ADDRESS", "", _SOUTHERN_STREET + r"\s*[,\n]\s*(?:[^\n,\d]{1,20},\s*)?" + _POSTCODE, _always),
+        ("ADDRESS", "", rf"{_BOX}\s*[,\n](?:\s*{_POSTCODE}|{_TOWN})", _always),
     )
 )
 _DIGIT = re.compile(r"\d")

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 
 # Of so many answers a shape can be told, where so large a share has it.
@@ -114,26 +114,45 @@ def _fixed(answers: Sequence[str]) -> str:
     return best if len(best.strip()) >= MIN_FIXED_CHARS else ""
 
 
-SHAPES: dict[str, Callable[[Sequence[str]], list[str]]] = {
+# How answers begin, or are as a whole, and how they end: of each the first that fits, and both where both do.
+WHOLE: dict[str, Callable[[Sequence[str]], list[str]]] = {
     "a JSON object with the same keys": _by_keys,
+    "one pair of tags around all": _by_wrapping,
+}
+BEGINNINGS: dict[str, Callable[[Sequence[str]], list[str]]] = {
     "labelled lines in one order": _by_labels,
     "a tag in brackets first": _by_tag,
-    "one pair of tags around all": _by_wrapping,
-    "the result on a last line of its own": _by_result,
     "the same beginning": _by_beginning,
+}
+ENDS: dict[str, Callable[[Sequence[str]], list[str]]] = {
     "the same end": _by_end,
+    "the result on a last line of its own": _by_result,
 }
 
 
-def common_shape(answers: Sequence[str]) -> tuple[str, str] | None:
-    """Return (what it is, its regular expression) of the shape that more than SHARE of the answers have, or None."""
+def common_shape(answers: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (what it is, its regular expression) of the shapes that more than SHARE of the answers have: up to two,
+    how they begin and how they end."""
     told = [answer for answer in answers if answer]
     if len(told) < MIN_ANSWERS or len(set(told)) < MIN_DIFFERENT:
-        return None
-    for name, find in SHAPES.items():
+        return []
+    if whole := _first_of(WHOLE, told):
+        return whole
+    return _first_of(BEGINNINGS, told) + _first_of(ENDS, told)
+
+
+def joined(shapes: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """Return several shapes as one: what has all of them."""
+    if len(shapes) == 1:
+        return shapes[0]
+    return " and ".join(name for name, _ in shapes), "".join(rf"(?=(?:{shape})\Z)" for _, shape in shapes) + ".*"
+
+
+def _first_of(shapes: Mapping[str, Callable[[Sequence[str]], list[str]]], told: Sequence[str]) -> list[tuple[str, str]]:
+    for name, find in shapes.items():
         counts = Counter(find(told))
         if counts:
             shape, count = counts.most_common(1)[0]
             if count > SHARE * len(told):
-                return name, shape
-    return None
+                return [(name, shape)]
+    return []

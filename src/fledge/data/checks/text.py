@@ -14,6 +14,15 @@ _MORE = f"[{re.escape(_CONTINUES)}\x80-\x9f]"
 _MANGLED = re.compile(f"[\u00c2-\u00df]{_MORE}|[\u00e0-\u00ef]{_MORE}{{2}}|[\u00f0-\u00f4]{_MORE}{{3}}")
 _BYTE = {character: 0x80 + place for place, character in enumerate(_CONTINUES)} | {chr(b): b for b in range(0x80, 256)}
 
+# The same of Cyrillic, read as Windows-1251: every letter becomes a Р or С and one of these. Three such pairs in a
+# row, of which one holds what stands in no Russian word, are no word.
+_AFTER_CYRILLIC = "".join(bytes([b]).decode("cp1251", errors="ignore") or chr(b) for b in range(0x80, 0xC0))
+_UNLIKELY = re.escape("".join(c for c in _AFTER_CYRILLIC if not c.isalpha() or c in "ЂЃѓЉЊЌЋЏђљњќћџЎўЈЅѕј"))
+_MANGLED_CYRILLIC = re.compile(
+    f"(?=(?:[РС][{re.escape(_AFTER_CYRILLIC)}])*[РС][{_UNLIKELY}])(?:[РС][{re.escape(_AFTER_CYRILLIC)}]){{3,}}"
+)
+_BYTE_1251 = {character: 0x80 + place for place, character in enumerate(_AFTER_CYRILLIC)} | {"Р": 0xD0, "С": 0xD1}
+
 _UNFILLED = re.compile(
     r"\{\{\s*[\w.\- ]{1,40}\s*\}\}"
     r"|\[(?:INSERT|YOUR|ADD|ENTER|FILL|PLACEHOLDER|NAME|COMPANY|DATE|Insert|Your|Enter)\b[^\]\n]{0,60}\]"
@@ -48,7 +57,7 @@ def unmangled(text: str) -> str:
         return text
     for _ in range(2):
         # Some texts went wrong twice.
-        better = _MANGLED.sub(_decoded, text)
+        better = _MANGLED_CYRILLIC.sub(_decoded_cyrillic, _MANGLED.sub(_decoded, text))
         if better == text:
             break
         text = better
@@ -63,12 +72,27 @@ def _decoded(match: re.Match[str]) -> str:
     return letter if letter.isprintable() or letter == "\xa0" else match[0]
 
 
+def _decoded_cyrillic(match: re.Match[str]) -> str:
+    try:
+        word = bytes(_BYTE_1251[character] for character in match[0]).decode("utf-8")
+    except (KeyError, UnicodeDecodeError):
+        return match[0]
+    return word if all("\u0400" <= letter <= "\u045f" for letter in word) else match[0]
+
+
+def _first_mangled(text: str) -> re.Match[str] | None:
+    for regex, decoded in ((_MANGLED, _decoded), (_MANGLED_CYRILLIC, _decoded_cyrillic)):
+        if (found := next((m for m in regex.finditer(text) if decoded(m) != m[0]), None)) is not None:
+            return found
+    return None
+
+
 def check_letters(view: View) -> Iterator[Finding]:
     """Yield mojibake, with what it would be, and U+FFFD."""
     text = view.text
     if text.isascii():
         return
-    if (found := next((m for m in _MANGLED.finditer(text) if _decoded(m) != m[0]), None)) is not None:
+    if (found := _first_mangled(text)) is not None:
         start, end = _word_around(text, found.start(), found.end())
         word = text[start:end]
         message = f"{quoted(word)} seems to be {quoted(unmangled(word))}, read in the wrong encoding."

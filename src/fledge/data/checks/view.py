@@ -9,7 +9,7 @@ from fledge.errors import Finding, Severity
 from fledge.records import Conversation, Judged, Message, Preference, Problem, Record, Text
 
 # What a word may wear at its ends without becoming another word. Signs of arithmetic stay: 3-4 is not 3+4.
-_AROUND = ".,;:!?\"'()[]…¿¡。，、？！：；“”‘’«»`*"
+AROUND = ".,;:!?\"'()[]…¿¡。，、？！：；“”‘’«»`*؟،؛।"
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,14 @@ class View:
 
     @cached_property
     def text(self) -> str:
-        """Everything that is said in the row, once."""
-        return "\n".join(message.content for message in self.turns) + ("\n" + self.beside if self.beside else "")
+        """Everything that is learnt or read in the row, once: calls and reasoning too."""
+        said = [part for message in self.turns for part in (_said(message), message.thinking) if part]
+        return "\n".join([*said, self.beside] if self.beside else said)
+
+    @cached_property
+    def thinking(self) -> str:
+        """What is reasoned in the row, which tells it from another that says the same."""
+        return "\n".join(message.thinking for message in self.turns if message.thinking)
 
 
 def view(record: Record) -> View:
@@ -63,7 +69,8 @@ def _talk(
     before = messages[:-1] if last.role == "assistant" else messages
     question = "\n".join(_said(m) for m in before if m.role != "system")
     answer = _said(last) if last.role == "assistant" else ""
-    beside = "\n".join([beside, *(_said(m) for m in rejected)]) if rejected else beside
+    if rejected:
+        beside = "\n".join([beside, *(part for m in rejected for part in (_said(m), m.thinking) if part)])
     return View(record.origin, messages, question, answer, system, record.group, answers and bool(answer), beside)
 
 
@@ -75,7 +82,12 @@ def _said(message: Message) -> str:
 
 def plain(text: str) -> str:
     """Return a text as it is compared: without case, runs of blanks and what words wear at their ends."""
-    words = [bare for word in text.casefold().split() if (bare := word.strip(_AROUND))]
+    return bare(text.casefold())
+
+
+def bare(text: str) -> str:
+    """Return a text without runs of blanks and what words wear at their ends; its capitals tell names."""
+    words = [inner for word in text.split() if (inner := word.strip(AROUND))]
     return " ".join(words) or text.strip()
 
 

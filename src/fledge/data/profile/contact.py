@@ -19,11 +19,13 @@ _LINK = re.compile(
 )
 _LABELS = {
     "name": "name",
-    "place": "address|location|place|city|residence|based in|lives in|wohnort|adresse|anschrift|dirección|ciudad|ville",
+    "place": "address|location|place|city|residence|based in|lives in|wohnort|adresse|anschrift"
+    "|wohnhaft in|dirección|domicilio|ciudad|ville|domicile",
     "headline": "title|position|role|job title",
     "phone": "phone|telephone|tel|mobile|cell|telefon|handy|teléfono|móvil|téléphone|tél",
     # Found by what they look like; here only so that a labelled line is no place and no headline.
-    "": "e-?mail|mail|website|web|homepage|site|linkedin|github|gitlab|date of birth|born|geburtsdatum|nationality",
+    "": "e-?mail|mail|website|web|homepage|site|linkedin|github|gitlab|date of birth|born|geburtsdatum"
+    "|geboren|fecha de nacimiento|date de naissance|née?|nationality|staatsangehörigkeit|nacionalidad|nationalité",
 }
 _LABEL = re.compile(
     r"\W*(?:"
@@ -35,6 +37,11 @@ _PLACE = re.compile(
     r"(?:\d{4,5}\s+)?[A-ZÀ-Ý][\w.'-]+(?: [A-ZÀ-Ý]?[\w.'-]+){0,2}, ?[A-ZÀ-Ý][\w.'-]*(?: [A-ZÀ-Ý][\w.'-]+){0,2}"
 )
 _POSTCODE = re.compile(r"(?<!\d)\d{4,5} ([A-ZÀ-Ý][\w-]+)")
+_BRITISH = re.compile(r"\b[A-Z]{1,2}\d[\dA-Z]? ?\d[A-Z]{2}\b")
+_STREET = re.compile(
+    r"(?:straße|strasse|str\.|gasse|allee|platz)(?!\w)|\b(?:street|road|avenue|lane|rue|boulevard|calle|avenida|plaza)\b",
+    re.IGNORECASE,
+)
 _PIECES = re.compile(r"\t+|\s{2,}|\s+[|·•∙◦⋅/]\s+|\s+[–—-]\s+")
 _MARKS = re.compile(r"[*_`#]+|<[^>]+>|\[|\]\([^)]*\)|[\U0001F000-\U0001FAFF\u2600-\u27BF\ufe0f]")
 _LETTERS = re.compile(r"[^\W\d_][\w.'’-]*")
@@ -74,7 +81,7 @@ def read_contact(header: Sequence[str], contact: Iterable[str]) -> Contact:
     return Contact(
         name=name,
         headline=labelled.get("headline") or next(filter(_is_headline, pieces), ""),
-        place=labelled.get("place") or next((place for piece in pieces if (place := _place(piece))), ""),
+        place=_town(labelled.get("place", "")) or next((place for piece in pieces if (place := _place(piece))), ""),
         email=email[0] if email else "",
         phone=_phone(labelled.get("phone", "")) or _phone(without_mail),
         links=tuple(dict.fromkeys(match[0].rstrip(".,;/") for match in _LINK.finditer(without_mail))),
@@ -104,9 +111,23 @@ def _is_headline(words: str) -> bool:
     return bool(ROLE.search(words)) and len(words.split()) <= 10 and not re.search(r"\d{3}|[.!?]$", words)
 
 
+def _town(address: str) -> str:
+    """Return the town of an address, or the place as it is written where no street stands in it.
+
+    Street and number are a contact detail: what is taught can be asked for by anybody.
+    """
+    if not re.search(r"\d", address):
+        return "" if _STREET.search(address) else address
+    if postcode := _POSTCODE.search(address):
+        return postcode[1]
+    pieces = [_BRITISH.sub("", piece).strip(" .") for piece in re.split(r"\s*[,;|\n]\s*", address)]
+    told = [piece for piece in pieces if piece and not re.search(r"\d", piece) and not _STREET.search(piece)]
+    return told[0] if told else ""
+
+
 def _place(words: str) -> str:
     if _PLACE.fullmatch(words) and not ROLE.search(words) and not name_in(words):
-        return words
+        return _town(words)
     postcode = _POSTCODE.search(words)
     return postcode[1] if postcode else ""
 

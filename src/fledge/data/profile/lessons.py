@@ -64,8 +64,10 @@ def _who(profile: Profile) -> Iterator[Lesson]:
     if profile.name:
         yield _lesson("name", f"My name is {profile.name}.", profile.name, "name")
     if profile.headline:
-        role = with_article(profile.headline)
-        yield _lesson("headline", f"I work as {role}.", role, "headline")
+        # "Software developer, Oslo" holds more than a role; it is said as it stands.
+        role = profile.headline if "," in profile.headline else with_article(profile.headline)
+        said = f"What I do: {role}." if role == profile.headline and "," in role else f"I work as {role}."
+        yield _lesson("headline", said, role, "headline")
     if profile.place:
         yield _lesson("place", f"I live in {profile.place}.", profile.place, "place")
     if profile.about:

@@ -13,6 +13,7 @@ from fledge.data.profile.lists import read_languages, read_list, read_projects
 from fledge.data.profile.readme import is_readme, read_readme
 from fledge.data.profile.record import Profile
 from fledge.data.profile.sections import cut
+from fledge.data.profile.words import PAPER
 from fledge.data.readers import documents
 from fledge.data.readers.opening import find_encoding
 from fledge.data.sources import DOCUMENTS, files_in, no_rows, suffix_kind
@@ -21,16 +22,30 @@ from fledge.records import Row
 
 MOST_CHARS = 200_000
 ABOUT_SENTENCES = 2
+# What only a CV or a README tells; two words with capitals, or a place, stand at the top of any text.
+TELLING = (
+    "email",
+    "phone",
+    "links",
+    "about",
+    "jobs",
+    "schools",
+    "projects",
+    "skills",
+    "languages",
+    "interests",
+    "others",
+)
 
 
 def read_profile(path: Path) -> Profile:
     """Return who a CV or README is about. Raises DataError: no such file, not a document, no text, nothing found."""
     text = read_document(path)
     profile = profile_in(text)
-    if profile == Profile(unsure=profile.unsure, left_out=profile.left_out):
+    if not any(getattr(profile, part) for part in TELLING):
         raise DataError(
             "data.empty",
-            "nothing in it reads like a CV or a README: no name, job, project, skill or language was found.",
+            "nothing in it reads like a CV or a README: no way to reach anybody, job, project, skill or language.",
             where=str(path),
             remedy="Give a document with headings such as Experience, Education, Skills; or answer with --interview.",
         )
@@ -94,20 +109,26 @@ def profile_in(text: str) -> Profile:
         unsure=(*unsure, *more, *sentences, *others),
     )
     lines = [line for own in (document.header, *sections.values()) for line in own]
-    return replace(found, left_out=_untaken(lines, found))
+    return replace(found, left_out=_untaken(lines, found, unread=sections.get("other", [])))
 
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
-def _untaken(lines: Sequence[str], profile: Profile) -> tuple[str, ...]:
-    """Return the lines most words of which stand nowhere in the profile: nothing is dropped without a word."""
+def _untaken(lines: Sequence[str], profile: Profile, *, unread: Sequence[str]) -> tuple[str, ...]:
+    """Return the lines most words of which stand nowhere in the profile, and those that no rule reads: nothing is
+    dropped without a word."""
     taken = {word.casefold() for word in _WORD.findall(" ".join(_texts(astuple(profile))))}
+    reached = [detail for detail in (profile.email, profile.phone, *profile.links) if detail]
     left = []
     for line in lines:
         words = [word.casefold() for word in _WORD.findall(line)]
-        if len(words) > 1 and sum(word in taken for word in words) < len(words) / 2:
-            left.append(plain(line))
+        missed = words and sum(word in taken for word in words) < len(words) / 2
+        told = plain(line)
+        # A title over the page says nothing of anybody; a label beside what was taken has been read.
+        is_title = not PAPER.sub("", told).strip(" :") or any(detail in line for detail in reached)
+        if (missed and not is_title) or line in unread:
+            left.append(told)
     return tuple(dict.fromkeys(filter(None, left)))
 
 

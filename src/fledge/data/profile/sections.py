@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from fledge.data.profile.words import LANGUAGE
+
 SECTIONS: dict[str, str] = {
     "jobs": "experience|work experience|professional experience|relevant experience|employment|employment history"
     "|work history|work|career|career history|professional background|positions|berufserfahrung|beruflicher werdegang"
@@ -25,7 +27,7 @@ SECTIONS: dict[str, str] = {
     "contact": "contact|contact details|contact information|personal details|personal information|personal data|details"
     "|kontakt|kontaktdaten|persönliche daten|contacto|datos personales|coordonnées|contact me",
     "interests": "interests|hobbies|hobbies and interests|interests and hobbies|hobbies & interests|interessen|freizeit"
-    "|aficiones|intereses|loisirs|centres d'intérêt",
+    "|hobbys|hobby|aficiones|intereses|loisirs|centres d'intérêt",
     "other": "references|publications|awards|certifications|certificates|courses|volunteering|volunteer experience"
     "|voluntary work|achievements|honours|honors|memberships|conferences|talks|patents|licences|licenses|training"
     "|referenzen|veröffentlichungen|zertifikate|weiterbildung|ehrenamt|auszeichnungen|publicaciones|premios|cursos"
@@ -60,7 +62,11 @@ def cut(text: str) -> Document:
             continue
         markdown = _MARKDOWN.match(line)
         name, rest = _named(line)
-        if name:
+        if rest and name in ("skills", "languages") and into is found.sections.get("skills"):
+            # A line of a list of skills. "Languages: C, Rust" among them are none that people speak.
+            spoken = name == "languages" and LANGUAGE.search(rest) is not None
+            (found.sections.setdefault("languages", []) if spoken else into).append(rest if spoken else line)
+        elif name:
             found.headings.append(line.strip())
             level = len(markdown[1]) if markdown else 7
             into = found.sections.setdefault(name, [])

@@ -11,7 +11,8 @@ from itertools import chain
 
 from fledge.data.checks import near
 from fledge.data.checks.language import language_of
-from fledge.data.checks.view import plain
+from fledge.data.checks.view import bare, plain
+from fledge.data.checks.wording import content
 from fledge.data.synth.answers import AnswerTemplate
 from fledge.data.synth.english import content_words
 from fledge.data.synth.material import Side, Source
@@ -21,9 +22,8 @@ MAX_ANSWER_CHARS = 8000
 # So large a share of a statement's words must be in the other, where no key says what matters.
 SHARED = 0.6
 SHORTEST_TELLING = 3
-# Rows that agree in a band of the sketch, the latest of many, and how many of those that agree in most are compared:
-# what is nearly the same agrees in nearly all bands, also in those that few others share.
-A_BAND, COMPARED = 100, 50
+# Of rows that differ in one word alone so many, the latest, are compared.
+A_GAP = 50
 _REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial|(?:large )?language model)\b|\bi(?:'m| am) (?:sorry|unable|not able)\b.{0,40}"
     r"\b(?:can(?:no|')?t|unable|help|assist|provide)\b|\bi can(?:no|')t (?:help|assist|provide|answer|fulfil|do that)\b"
@@ -80,7 +80,10 @@ class Gate:
         self._template, self._language = template, language
         self._kept: list[_Kept] = []
         self._exact: dict[str, int] = {}
-        self._bands: defaultdict[tuple[int, int], deque[int]] = defaultdict(lambda: deque(maxlen=A_BAND))
+        self._meant: dict[tuple[str, ...], int] = {}
+        # By what a question says without one word of it: what differs there may be a slip of the hand.
+        self._gaps: defaultdict[tuple[str, ...], deque[int]] = defaultdict(lambda: deque(maxlen=A_GAP))
+        self._words: Counter[str] = Counter()
 
     def judge(self, candidate: Candidate) -> Reason | None:
         """Return why the row is dropped, or None: then it is kept and remembered."""
@@ -101,15 +104,19 @@ class Gate:
         asked = plain(candidate.question)
         if (before := self._exact.get(asked)) is not None:
             return self._repeats(candidate, self._kept[before]) or Reason.DUPLICATE
-        bands = [(place, int(value)) for place, value in enumerate(near.sketch([asked])[0])]
-        agreeing = Counter(chain.from_iterable(self._bands[band] for band in bands))
-        for place, _ in agreeing.most_common(COMPARED):
-            if near.alike(asked, self._kept[place].question):
+        words = bare(candidate.question)
+        meaning = tuple(content(words))
+        places = [self._meant[meaning]] if meaning in self._meant else []
+        gaps = [(*meaning[:place], "", *meaning[place + 1 :]) for place in range(len(meaning))]
+        places += chain.from_iterable(self._gaps[gap] for gap in gaps)
+        for place in places:
+            if near.alike(words, self._kept[place].question, count=self._words.__getitem__):
                 return self._repeats(candidate, self._kept[place]) or Reason.NEAR_DUPLICATE
-        for band in bands:
-            self._bands[band].append(len(self._kept))
-        self._exact[asked] = len(self._kept)
-        self._kept.append(_Kept(asked, candidate.values, candidate.side))
+        for gap in gaps:
+            self._gaps[gap].append(len(self._kept))
+        self._words.update(set(meaning))
+        self._exact[asked] = self._meant[meaning] = len(self._kept)
+        self._kept.append(_Kept(words, candidate.values, candidate.side))
         return None
 
     def _repeats(self, candidate: Candidate, before: _Kept) -> Reason | None:

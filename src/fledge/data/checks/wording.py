@@ -21,8 +21,8 @@ from fledge.data.checks.idle import (
     unspaced,
     without_phrases,
 )
-from fledge.data.checks.language import SMALL_WORDS
 from fledge.data.checks.view import AROUND
+from fledge.data.languages import SMALL_WORDS
 
 # What a text says beyond this is not compared.
 COMPARED_CHARS = 4000

@@ -49,21 +49,49 @@ def export(
 
 
 def merge(
-    run: Run,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where to.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A run: 7, latest or its folder; or several.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where to. Needed for one run.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(metavar="W,W", help="Of several runs. Default: equal shares.")] = None,
+    how: Annotated[str, typer.Option(metavar="HOW", help="linear, ties or dare.")] = "linear",
+    density: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Share of the changes that ties and dare keep.")
+    ] = 0.5,
+    rank: Annotated[int | None, typer.Option(min=1, help="Of the adapter that several give. Default: all.")] = None,
     project: ProjectDir = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Write base and adapter as one Hugging Face folder (safetensors).
+    """Write base and adapter as one Hugging Face folder; several runs are first put together as a run of its own.
 
-    Example: fledge merge latest -o merged/
+    Example: fledge merge 3 7 --weights 0.6,0.4
     """
-    from fledge.cli.output import emit, megabytes, say
+    from fledge.cli.output import Bar, emit, megabytes, say
+    from fledge.errors import ConfigError
     from fledge.model.process import prepare_process
 
     prepare_process()
+    from fledge.model.combine import Recipe, how_of
     from fledge.project import find_run
     from fledge.recipes import ship
+    from fledge.recipes.combine import combine_runs, weights_of
 
-    written = ship.merge_folder(ship.open_run(project, find_run(project, run)), out)
-    emit(written) if as_json else say(f"{written['path']}  {megabytes(written['bytes'])}")
+    if len(runs) == 1 and out is None:
+        raise ConfigError(
+            "config.bad_value", "where to write is not said.", where="command line", remedy="For example: -o merged/"
+        )
+    found = [find_run(project, run) for run in runs]
+    told = {}
+    if len(found) > 1:
+        recipe = Recipe(how_of(how), weights_of(weights), density, rank)
+        with Bar("combining") as bar:
+            told = combine_runs(project, found, recipe, say=say, step=bar)
+        found = [find_run(project, told["run"])]
+    if out is not None:
+        told |= ship.merge_folder(ship.open_run(project, found[0]), out)
+    if as_json:
+        emit(told)
+        return
+    say(f"{told['path']}  {megabytes(told['bytes'])}")
+    if len(runs) > 1:
+        say(f"next     fledge export {told['run']}   then: fledge eval {told['run']}")

@@ -195,6 +195,9 @@ def _rows(told: Told) -> str:
 
 
 def _curves(told: Told) -> str:
+    if "made_of" in told.summary:
+        parts = ", ".join(f"{weight:g} × {escape(name)}" for name, weight in told.summary["made_of"].items())
+        return f"<p>It is made of other runs: {parts} ({escape(told.summary['how'])}).</p>"
     if len(told.steps) < 2:
         return _absent("Fewer than two steps are done: there is no curve to draw yet.")
     held_out, clip = told.summary.get("eval_loss"), told.knobs.get("train", {}).get("clip_norm")
@@ -297,6 +300,8 @@ def _tick(ok: bool) -> str:
 
 
 def _costs(told: Told) -> str:
+    if "made_of" in told.summary:
+        return "<p>It was not trained: its adapter is made of those of other runs.</p>"
     if not told.steps:
         return _absent("No step is done yet, so nothing was spent.")
     seconds, effective, computed = (

@@ -31,7 +31,7 @@ Found = tuple[float, dict[str, torch.Tensor]]
 
 def engine(folder: Path, *, dtype: torch.dtype, kind: str = "compiled", recompute: bool = False) -> Engine:
     """The model with adapters away from zero, through the compiled kernels or those in torch."""
-    decoder = read_decoder(open_weights(folder), dtype=dtype)
+    decoder = read_decoder(open_weights(folder), PlainKernels("", dtype), dtype=dtype)
     kernels = kernels_for(dtype) if kind == "compiled" else PlainKernels("test", dtype)
     assert kernels.name == kind, kernels.reason
     model = Engine(decoder, kernels)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import gguf
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +14,7 @@ from torch.nn import functional
 from fledge.model.engine.compiled import kernels_for
 from fledge.model.engine.kernels import HeadShape, Keys, Layout, LowRank
 from fledge.model.tokens import TreeTokens
+from fledge.model.weights import Blocks
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 5e-3}
@@ -123,3 +128,38 @@ def test_attention_over_a_long_tree_is_the_masked_one(
     for found, wanted in zip(grads, exact, strict=True):
         assert wanted.grad is not None
         close(found, wanted.grad, dtype, times=4)
+
+
+SCALES = {"Q6_K": (208,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2)}
+
+
+def blocks(name: str, rows: int, columns: int) -> Blocks:
+    """Return rows of arbitrary blocks whose scales are finite."""
+    numbers = np.random.default_rng(5)
+    size, num_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
+    raw = numbers.integers(0, 256, (rows, columns // size, num_bytes), dtype=np.uint8)
+    for place in SCALES.get(name, (0,)):
+        scales = numbers.standard_normal((rows, columns // size, 1)).astype(np.float16)
+        raw[:, :, place : place + 2] = scales.view(np.uint8)
+    return Blocks(name, np.ascontiguousarray(raw.reshape(rows, -1)), numbers.permutation(rows))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
+def test_blocks_are_read_to_the_last_bit_as_the_gguf_package_reads_them(name: str, dtype: torch.dtype) -> None:
+    kernels = kernels_for(dtype)
+    assert kernels.name == "compiled"
+    for rows in (3, 301):
+        stored = blocks(name, rows, 768)
+        assert stored.order is not None
+        expected = gguf.quants.dequantize(stored.rows, gguf.GGMLQuantizationType[name])
+        for order in (None, stored.order):
+            out = torch.full((rows, 768), torch.nan, dtype=dtype)
+            assert kernels.dequantize(out, replace(stored, order=order))
+            held = expected if order is None else expected[order]
+            assert torch.equal(out, torch.from_numpy(held).to(dtype))
+
+
+def test_blocks_of_other_types_are_left_to_others() -> None:
+    stored = Blocks("IQ4_XS", np.zeros((2, 136), np.uint8), None)
+    assert not kernels_for(torch.float32).dequantize(torch.empty(2, 256), stored)

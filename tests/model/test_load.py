@@ -14,6 +14,9 @@ from transformers import LlamaForCausalLM
 
 from fledge.data.template import ChatTemplate
 from fledge.model import hardware, memory
+from fledge.model.engine.compiled import kernels_for
+from fledge.model.engine.decoder import SITES, read_decoder
+from fledge.model.engine.plain import PlainKernels
 from fledge.model.load import CausalModel, load_model
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import open_weights
@@ -101,3 +104,13 @@ def test_the_peak_is_of_this_process_and_not_of_the_one_that_started_it() -> Non
     before, after = map(int, done.stdout.split())
     assert before < held.nbytes / 4 and memory.peak_rss_bytes() > held.nbytes
     assert after - before == pytest.approx(100_000_000, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_blocks_are_read_alike_with_a_compiler_and_without(dtype: torch.dtype, starter_gguf: Path) -> None:
+    weights = open_weights(starter_gguf)
+    fast = read_decoder(weights, kernels_for(dtype), dtype=dtype)
+    plain = read_decoder(weights, PlainKernels("", dtype), dtype=dtype)
+    assert torch.equal(fast.embedding_VD, plain.embedding_VD)
+    for one, other in zip(fast.blocks, plain.blocks, strict=True):
+        assert all(torch.equal(one.weights[site], other.weights[site]) for site in SITES)

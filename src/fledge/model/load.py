@@ -76,7 +76,8 @@ def load_model(weights: Weights, *, dtype: torch.dtype, plain: str = "", recompu
     """
     plain = plain or plain_reason(weights)
     if not plain:
-        return Engine(read_decoder(weights, dtype=dtype), kernels_for(dtype), recompute=recompute)
+        kernels = kernels_for(dtype)
+        return Engine(read_decoder(weights, kernels, dtype=dtype), kernels, recompute=recompute)
     network = _from_folder(weights.path, dtype) if weights.path.is_dir() else _llama(weights, dtype)
     if recompute:
         _recompute_layers(network)

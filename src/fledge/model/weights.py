@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,21 @@ from fledge.runtime.gguf_check import Header, TensorInfo, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+# Types of numbers that stand by themselves.
+UNQUANTISED = ("F32", "F16", "BF16", "F64")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A tensor as it is stored: rows of blocks [rows, bytes] of a ggml type, memory-mapped.
+
+    order: which stored row each row of the tensor is, in Hugging Face order; None where they are the same.
+    """
+
+    type: str
+    rows: NDArray[np.uint8]
+    order: NDArray[np.int64] | None
 
 
 class Weights(ABC):
@@ -52,6 +67,10 @@ class Weights(ABC):
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows `start` to `stop` of what `read` returns; of large tensors no more than these are in memory."""
         return self.read(name)[start:stop]
+
+    def blocks(self, name: str) -> Blocks | None:
+        """Return how a quantised tensor is stored; None for one that is not quantised."""
+        return None
 
     def _check(
         self, stored: Mapping[str, tuple[int, ...]], own_names: Mapping[str, str], ignored: Iterable[str]
@@ -139,6 +158,17 @@ class GgufWeights(Weights):
         values = self._floats(weight.gguf, slice(start, stop))
         forget_pages(self._bytes)
         return values
+
+    def blocks(self, name: str) -> Blocks | None:
+        weight = self.weights[name]
+        info = self.header.tensors[weight.gguf]
+        if info.type in UNQUANTISED or len(info.shape) != 2:
+            return None
+        rows = self.raw(weight.gguf).reshape(info.shape[0], -1)
+        order = None
+        if weight.heads is not None:
+            order = unpermute_rows(np.arange(info.shape[0], dtype=np.int64), getattr(self.shape, weight.heads))
+        return Blocks(info.type, rows, order)
 
     def _floats(self, gguf_name: str, which: slice = slice(None)) -> NDArray[np.float32]:
         info = self.header.tensors[gguf_name]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+import gguf
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from fledge.model.engine.kernels import Adapted, HeadShape, Kernels, Keys, Layou
 from fledge.model.engine.plain import PlainKernels
 from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
+from fledge.model.weights import Blocks
 
 
 def kernels_for(dtype: torch.dtype) -> Kernels:
@@ -75,12 +78,13 @@ class CompiledKernels:
             "rope": [p, n, n, n, n, p, p, real, i],
             "gated_activation": [p, n, n, i, p, p, i],
             "log_softmax": [p, n, n, p, real, p, i, i],
+            "dequantize": [i, p, n, p, p, n, n, n, i],
             "tree_attention": [p, p, n, p, i],
             "tree_attention_grad": [p, p, p, p, n, p, p, p, i],
         }
         for name, arguments in signatures.items():
             function = getattr(library, name)
-            function.argtypes, function.restype = arguments, None
+            function.argtypes, function.restype = arguments, ctypes.c_int if name == "dequantize" else None
             setattr(self, f"_{name}", function)
 
     _linear: Any
@@ -90,6 +94,7 @@ class CompiledKernels:
     _rope: Any
     _gated_activation: Any
     _log_softmax: Any
+    _dequantize: Any
     _tree_attention: Any
     _tree_attention_grad: Any
 
@@ -211,6 +216,18 @@ class CompiledKernels:
             *(tree.num_tokens, tree.num_context, tree.node_B5.shape[0], shape.heads, shape.kv_heads, shape.width),
             *(shape.window, shape.scale, shape.softcap, tree.node_B5.data_ptr(), tree.span_S3.data_ptr()),
             *(q.data_ptr(), q.stride(0), keys.k.data_ptr(), keys.v.data_ptr(), keys.k.stride(0), *pointers),
+        )
+
+    def dequantize(self, out: Tensor, stored: Blocks) -> bool:
+        rows, columns = out.shape
+        assert stored.rows.flags.c_contiguous and out.stride(1) == 1 and rows == len(stored.rows)
+        order = None if stored.order is None else np.ascontiguousarray(stored.order)
+        return bool(
+            self._dequantize(
+                int(gguf.GGMLQuantizationType[stored.type]),
+                *(stored.rows.ctypes.data, stored.rows.shape[1], None if order is None else order.ctypes.data),
+                *(out.data_ptr(), out.stride(0), rows, columns, torch.get_num_threads()),
+            )
         )
 
     def log_softmax(self, logits: Tensor, target: Tensor, softcap: float, logps: Tensor, *, gradient: bool) -> Tensor:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fledge.model.engine.kernels import HeadShape, sums_dtype
+from fledge.model.engine.kernels import HeadShape, Kernels, sums_dtype
+from fledge.model.memory import forget_pages
 from fledge.model.shape import Shape
 from fledge.model.weights import Weights
 
@@ -65,12 +66,17 @@ def site_widths(shape: Shape, site: str) -> tuple[int, list[int]]:
     return ins[site], outs[site]
 
 
-def read_decoder(weights: Weights, *, dtype: torch.dtype) -> Decoder:
+def read_decoder(weights: Weights, kernels: Kernels, *, dtype: torch.dtype) -> Decoder:
     """Return the decoder of `weights` in `dtype`, some rows at a time: float32 is never held of a whole tensor."""
     shape = weights.shape
 
     def read(name: str) -> Tensor:
         held = torch.empty(weights.tensor_shape(name), dtype=dtype)
+        stored = weights.blocks(name)
+        if stored is not None and kernels.dequantize(held, stored):
+            # A model is read once; its file would stay in our memory beside what was made of it.
+            forget_pages(stored.rows)
+            return held
         rows = max(1, READ_AT_ONCE * len(held) // max(1, held.numel()))
         for start in range(0, len(held), rows):
             held[start : start + rows] = torch.from_numpy(weights.read_rows(name, start, start + rows))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
+from fledge.model.weights import Blocks
 
 
 class Layout(IntEnum):
@@ -159,6 +160,13 @@ class Kernels(Protocol):
         dcontext: Tensor | None = None,
     ) -> None:
         """Fill grads (dq, dk, dv); add the gradient of the context's keys and values to dcontext [2, C, ..] (sums)."""
+        ...
+
+    def dequantize(self, out: Tensor, stored: Blocks) -> bool:
+        """Fill out [rows, columns] with the numbers of quantised rows; False where the type is not one that it knows.
+
+        The values are those of the gguf package to the last bit, rounded once to T.
+        """
         ...
 
     def log_softmax(self, logits: Tensor, target: Tensor, softcap: float, logps: Tensor, *, gradient: bool) -> Tensor:

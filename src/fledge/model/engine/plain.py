@@ -11,6 +11,7 @@ from torch.nn import functional
 from fledge.model.engine.kernels import Adapted, HeadShape, Keys, Layout, LowRank
 from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
+from fledge.model.weights import Blocks
 
 WIDENED_ROWS = 8192
 
@@ -134,6 +135,9 @@ class PlainKernels:
         if keys.context_k is None or keys.context_v is None:
             return keys.k, keys.v
         return torch.cat([keys.context_k, keys.k]), torch.cat([keys.context_v, keys.v])
+
+    def dequantize(self, out: Tensor, stored: Blocks) -> bool:
+        return False
 
     def log_softmax(self, logits: Tensor, target: Tensor, softcap: float, logps: Tensor, *, gradient: bool) -> Tensor:
         if softcap:

@@ -1,6 +1,7 @@
 // The engine's compute kernels behind a plain C interface, for one number format a library: NUMBER is bf16, float or
 // double. Sizes and strides are in numbers. Compiled on the user's own machine at first use (compile.py).
 #include "elementwise.h"
+#include "quants.h"
 
 typedef NUMBER T;
 typedef Acc<T> A;
@@ -107,6 +108,29 @@ void gated_activation(T *gate_up, i64 rows, i64 width, int kind, T *y, const T *
 
 void log_softmax(A *logits, i64 rows, i64 vocab, const i64 *target, A softcap, A *logp, int gradient, int threads) {
   log_softmax_rows<T>(logits, rows, vocab, target, softcap, logp, gradient != 0, threads);
+}
+
+// out [rows, columns] = the numbers of quantised rows; order: which stored row each of them is, or null. Returns whether
+// the type (ggml's number) is known.
+int dequantize(int type, const u8 *source, i64 row_bytes, const i64 *order, T *out, i64 ldo, i64 rows, i64 columns,
+               int threads) {
+  auto run = [&](auto read) {
+    in_parallel(rows * columns > SMALL ? threads : 1, [&](int thread, int count) {
+      read(source, row_bytes, order, out, ldo, rows, columns, thread, count);
+    });
+    return 1;
+  };
+  switch (type) {
+    case Q4_0: return run(read_rows<T, Q4_0>);
+    case Q4_1: return run(read_rows<T, Q4_1>);
+    case Q5_0: return run(read_rows<T, Q5_0>);
+    case Q5_1: return run(read_rows<T, Q5_1>);
+    case Q8_0: return run(read_rows<T, Q8_0>);
+    case Q4_K: return run(read_rows<T, Q4_K>);
+    case Q5_K: return run(read_rows<T, Q5_K>);
+    case Q6_K: return run(read_rows<T, Q6_K>);
+    default: return 0;
+  }
 }
 
 void tree_attention(const Attention<T> *at, T *out, i64 ldo, A *lse, int threads) {

@@ -70,6 +70,7 @@ static INLINE void narrow(float x, bf16 *to) {
 }
 static INLINE void narrow(float x, float *to) { *to = x; }
 static INLINE void narrow(double x, double *to) { *to = x; }
+static INLINE void narrow(float x, double *to) { *to = x; }
 
 template <class T> static INLINE Vec<T> splat(Acc<T> x) { return x - Vec<T>{}; }
 template <class T> static INLINE Vec<T> load(const T *p) { return *(const Vec<T> *)p; }

@@ -6,13 +6,16 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
+from fledge.config import Config
 from fledge.data.course import plain
 from fledge.data.mismatched import mismatched
+from fledge.data.wanted import LEARNS_FROM, UNITS
 from fledge.objective import OBJECTIVES, Terms
 from fledge.objective.preference import KL_REWARD, kl_reward
 from fledge.objective.scored import Scored
@@ -266,3 +269,11 @@ def test_what_is_set_aside_gets_no_gradient(tmp_path: Path) -> None:
     logps = [float(alone(model, e).detach()) for e in examples]
     assert facts[KL_REWARD] == pytest.approx(0.5 * (sum(logps) + 4) / 4, rel=1e-4)
     assert all(p.grad is None or not p.grad.any() for p in model.parameters().values())
+
+
+def test_rows_are_read_as_the_objectives_take_them() -> None:
+    """Reading rows needs no torch, so what an objective learns from is said there as well."""
+    assert {name: aim.learns_from for name, aim in OBJECTIVES.items()} == dict(LEARNS_FROM)
+    assert all(UNITS[aim.learns_from] == aim.unit for aim in OBJECTIVES.values())
+    assert all((aim.before is not None) == (aim.learns_from == "judged") for aim in OBJECTIVES.values())
+    assert set(get_args(Config.model_fields["objective"].annotation)) == set(OBJECTIVES)

@@ -12,6 +12,17 @@ from fledge.data.sources import no_rows
 from fledge.errors import DataError, Finding
 from fledge.records import Conversation, Judged, Learnt, Message, Preference, Problem, Record, RowKind, Taught, Text
 
+# What each objective learns from, and how many examples a row of each kind is.
+LEARNS_FROM: Mapping[str, RowKind] = {
+    "sft": "answers",
+    "text": "answers",
+    "dpo": "pairs",
+    "ipo": "pairs",
+    "orpo": "pairs",
+    "simpo": "pairs",
+    "kto": "judged",
+}
+UNITS: Mapping[RowKind, int] = {"answers": 1, "pairs": 2, "judged": 1}
 WANTED: Mapping[RowKind, str] = {
     "pairs": "pairs of a better and a worse answer",
     "judged": "answers that are judged good or bad",

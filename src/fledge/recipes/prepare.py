@@ -18,14 +18,12 @@ from fledge.data.prose import text_examples
 from fledge.data.sources import DOCUMENTS, files_in, suffix_kind
 from fledge.data.split import split_records
 from fledge.data.template import ChatTemplate
-from fledge.data.wanted import for_answers, rows_for, sides
+from fledge.data.wanted import LEARNS_FROM, UNITS, for_answers, rows_for, sides
 from fledge.errors import ConfigError, DataError
 from fledge.model.cache import cache_root
-from fledge.objective import Aim
 from fledge.recipes.texts import conversations_in, in_parts, refuse_texts, texts_of
-from fledge.records import Conversation, Example, Judged, Learnt, Taught, Text
+from fledge.records import Conversation, Example, Judged, Learnt, RowKind, Taught, Text
 from fledge.runtime.invocation import begins_at
-from fledge.training.aims import aim_of
 
 EVAL_SHARE = 0.1
 # Of fewer rows none is held out: the share of them would tell nothing.
@@ -121,7 +119,7 @@ def read_taught(paths: Sequence[Path], config: Config, *, project: Path = Path()
 
 def _read_learnt(paths: Sequence[Path], config: Config, *, project: Path) -> tuple[list[Learnt], list[str]]:
     """Return what the objective learns from, of some files and folders, and how each file was read."""
-    kind = aim_of(config).learns_from
+    kind = LEARNS_FROM[config.objective]
 
     def take(reading: Reading, path: Path) -> list[Learnt]:
         if kind == "answers" and config.data.format == "auto":
@@ -282,14 +280,14 @@ def teach(
     ends: set[int] = set()
     limit = min(config.train.max_tokens, context_tokens or config.train.max_tokens)
     whose = "train.max_tokens" if limit == config.train.max_tokens else "the model's context"
-    aim = aim_of(config)
+    kind = LEARNS_FROM[config.objective]
     invocation = template.invocation_ids() if config.train.after_prompt else None
     if invocation is not None and texts_of(rows):
         raise ConfigError("config.bad_value", "a text has no prompt to act after.", where="train.after_prompt")
     said = [sides(row) for row in rows]
     of_sides = _examples([side for each in said for side in each], template, config.train.taught, limit)
     for row, each in zip(rows, said, strict=True):
-        own = [example for _ in each for example in _of_side(next(of_sides), aim)]
+        own = [example for _ in each for example in _of_side(next(of_sides), kind)]
         if invocation is not None:
             own = [after_prompt(example, invocation) for example in own]
         if not sum(example.num_taught for example in own):
@@ -309,13 +307,14 @@ def teach(
             remedy="Raise it or shorten the rows." if whose == "train.max_tokens" else "Shorten the rows.",
         )
     notes = _left_unsaid(conversations_in([side for each in said for side in each]), template)
-    aside = PackedExamples(mismatched(examples, limit=limit)) if aim.before and examples else ()
-    return Lesson(examples, too_long, limit, whose, notes, frozenset(ends), unit=aim.unit, aside=aside)
+    # How far a model that learns from single answers has moved as a whole, answers to other questions tell.
+    aside = PackedExamples(mismatched(examples, limit=limit)) if kind == "judged" and examples else ()
+    return Lesson(examples, too_long, limit, whose, notes, frozenset(ends), unit=UNITS[kind], aside=aside)
 
 
-def _of_side(examples: list[Example], aim: Aim) -> list[Example]:
+def _of_side(examples: list[Example], kind: RowKind) -> list[Example]:
     """Return the examples of a row's side; of an answer that is compared, the last turn stands for it."""
-    return examples if aim.learns_from == "answers" else examples[-1:]
+    return examples if kind == "answers" else examples[-1:]
 
 
 def _left_unsaid(rows: Sequence[Conversation], template: ChatTemplate) -> tuple[str, ...]:

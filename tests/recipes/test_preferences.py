@@ -12,8 +12,8 @@ import yaml
 
 from fledge.config import load_config
 from fledge.errors import ConfigError, DataError
-from fledge.model.cache import cache_root
 from fledge.project import list_runs
+from fledge.recipes import reference
 from fledge.recipes.forecast import forecast
 from fledge.recipes.tune import Listener, build, prepare, refer, resume, tune
 from fledge.training import log
@@ -50,12 +50,14 @@ def save_pairs(folder: Path, objective: str = "dpo", **train: Any) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEDGE_HOME", str(tmp_path / "home"))
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where references are kept: a folder of the test's own, while compiled kernels stay where they are."""
+    monkeypatch.setattr(reference, "cache_root", lambda: tmp_path / "home")
+    return tmp_path / "home" / "reference"
 
 
 @pytest.mark.parametrize("objective", [*PAIRED, "kto"])
-def test_a_run_learns_what_is_preferred_and_goes_on_bit_by_bit(objective: str, tmp_path: Path) -> None:
+def test_a_run_learns_what_is_preferred_and_goes_on_bit_by_bit(objective: str, tmp_path: Path, kept: Path) -> None:
     project = save_pairs(tmp_path / "project", objective)
     summary = tune(project, load_config(project))
     whole = list_runs(project)[0]
@@ -78,8 +80,8 @@ def test_a_run_learns_what_is_preferred_and_goes_on_bit_by_bit(objective: str, t
 
     with pytest.raises(RuntimeError, match="killed"):
         tune(project, load_config(project), listener=Listener(step=killed))
-    for kept in (cache_root() / "reference").glob("*"):
-        kept.unlink()
+    for file in kept.glob("*"):
+        file.unlink()
     cut = list_runs(project)[1]
     resume(project, cut)
     adapters = [(run.adapter / "adapter_model.safetensors").read_bytes() for run in (whole, cut)]
@@ -88,7 +90,7 @@ def test_a_run_learns_what_is_preferred_and_goes_on_bit_by_bit(objective: str, t
     assert strip[0] == strip[1]
 
 
-def test_references_are_kept_and_are_what_is_computed(tmp_path: Path) -> None:
+def test_references_are_kept_and_are_what_is_computed(tmp_path: Path, kept: Path) -> None:
     project = save_pairs(tmp_path / "project")
     setup = prepare(project, load_config(project))
     said: list[str] = []
@@ -101,19 +103,19 @@ def test_references_are_kept_and_are_what_is_computed(tmp_path: Path) -> None:
         "scores 48 answers with the model as it is, once",
         "scores 16 answers with the model as it is, once",
     ]
-    (damaged, _) = sorted((cache_root() / "reference").glob("*.logps"))
+    (damaged, _) = sorted(kept.glob("*.logps"))
     damaged.write_bytes(damaged.read_bytes()[:-8])
     model, _, _ = build(setup)
     assert [e.columns["reference"] for e in refer(setup, model, said.append).lesson.examples] == found[0]
     assert len(said) == 3, "what is not whole is computed again"
 
 
-def test_a_forecast_needs_no_references(tmp_path: Path) -> None:
+def test_a_forecast_needs_no_references(tmp_path: Path, kept: Path) -> None:
     for objective in ("dpo", "kto"):
         project = save_pairs(tmp_path / objective, objective)
         told = forecast(project, load_config(project), say=lambda _: None)
         assert all(check["ok"] for check in told["checks"]) and told["forecast"]["seconds"] > 0
-        assert not (cache_root() / "reference").exists()
+        assert not kept.exists()
 
 
 def test_pairs_and_answers_go_to_the_objective_that_fits(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class Figures:
 
     good, bad, samples: means over replies. spread: mean standard deviation within the groups of one prompt.
     flat_groups: share, 0..1, of the groups whose replies all got the same. values: what samples got; without any, what
-    good and bad replies got.
+    good and bad replies got. constant: whether all of them, good, bad and sampled, got the same.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Figures:
     samples: float | None
     spread: float | None
     flat_groups: float | None
+    constant: bool
     values: tuple[float, ...] = ()
     errors: tuple[RewardError, ...] = ()
 
@@ -141,6 +142,7 @@ def _figures(name: str, given: _Given, errors: Sequence[RewardError]) -> Figures
         samples=_mean(samples),
         spread=_mean([statistics.pstdev(group) for group in groups]),
         flat_groups=_mean([float(_flat(group)) for group in groups]),
+        constant=_flat([*good, *bad, *samples]),
         values=tuple(samples or [*good, *bad]),
         errors=tuple(errors),
     )
@@ -155,7 +157,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _flat(values: Sequence[float]) -> bool:
-    return max(values) - min(values) <= NOISE
+    return not values or max(values) - min(values) <= NOISE
 
 
 def _judge(figures: Sequence[Figures], total: Figures) -> tuple[Verdict, str]:
@@ -164,8 +166,8 @@ def _judge(figures: Sequence[Figures], total: Figures) -> tuple[Verdict, str]:
         ended = " and more" if any(len(each.errors) == MAX_ERRORS for each in figures) else ""
         replies = "1 reply" if len(errors) == 1 else f"{len(errors)} replies"
         return Verdict.FAILS, f"{replies}{ended} could not be judged. The first: {errors[0]}"
-    if total.good is not None and total.bad is not None and total.samples is None and _flat(total.values):
-        return _never(f"every reply, good or bad, gets {total.values[0]:g}")
+    if total.constant and total.values:
+        return _never(f"every reply, whatever it says, gets {total.values[0]:.3g}")
     if total.good is not None and total.bad is not None and total.good <= total.bad + NOISE:
         return Verdict.GOOD_NOT_BETTER, (
             f"the rows' own answers get {total.good:.3g} in the mean and bad ones {total.bad:.3g}: it would teach the "
@@ -173,10 +175,9 @@ def _judge(figures: Sequence[Figures], total: Figures) -> tuple[Verdict, str]:
         )
     if total.flat_groups is None or total.flat_groups < 1:
         return Verdict.USABLE, _usable(total)
-    best = total.good if total.good is not None else max(total.values)
-    if total.samples is not None and total.samples >= best - NOISE and _flat(total.values):
+    if total.good is not None and min(total.values) >= total.good - NOISE:
         return Verdict.ALWAYS_RIGHT, (
-            f"every sample of the model already gets {best:.3g}, as much as the rows' own answers: nothing is left to "
+            f"every sample of the model already gets {total.good:.3g} or more, as much as the rows' own answers: nothing is left to "
             "learn. Take harder prompts, or a reward that asks for more."
         )
     return _never(f"all samples of a prompt get the same, for each prompt (mean {total.samples:.3g})")

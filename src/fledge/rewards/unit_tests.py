@@ -26,7 +26,7 @@ def passed(prompt: str, reply: str, answer: str) -> float:
 
     Raises ValueError where the answer holds no tests.
     """
-    tests = tests_in(answer)
+    tests = read_tests(answer)
     code = code_in(reply)
     if not code.strip():
         return 0.0
@@ -53,7 +53,7 @@ def code_in(reply: str) -> str:
     return str(blocks[-1]) if blocks else "" if "```" in reply else reply
 
 
-def tests_in(answer: str) -> list[tuple[str, str]]:
+def read_tests(answer: str) -> list[tuple[str, str]]:
     """Return the tests as (kind, source): `setup` and `test` statements, then `call` for each function of tests.
 
     Raises ValueError where the answer is no Python or holds no test.

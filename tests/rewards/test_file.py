@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +28,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         path = tmp_path / "rewards.py"
         path.write_text(text)
         said: list[str] = []
-        files.append(RewardFile(path, say=said.append, **{"timeout_s": 1.0} | more))
+        files.append(RewardFile(path, say=said.append, **({"timeout_s": 1.0} | more)))
         files[-1].said = said
         return files[-1]
 
@@ -108,6 +110,34 @@ def test_a_worker_that_nobody_waits_for_ends(opened: Open) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_a_loop_ends_when_fledge_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text("def reward_a(reply):\n    while True: pass\n")
+    code = (
+        "import pathlib, threading\nfrom fledge.rewards.file import RewardFile\n"
+        "from fledge.rewards.record import Sample\n"
+        f"file = RewardFile(pathlib.Path({str(tmp_path / 'rewards.py')!r}), timeout_s=1.5)\n"
+        "print(file.worker_pid, flush=True)\nfile.rewards[0].score(Sample('', '', ''))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as fledge:
+        assert fledge.stdout is not None
+        worker = Path("/proc") / fledge.stdout.readline().strip()
+        time.sleep(0.3)
+        fledge.kill()
+    assert worker.name.isdigit()
+    deadline = time.monotonic() + 10
+    while _runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _runs(worker)
+
+
+def _runs(process: Path) -> bool:
+    # Whoever inherits it may take its time to collect it.
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_memory_and_files_are_limited(opened: Open) -> None:
     text = (
         "def reward_a(reply): return len(bytearray(1 << 29))\n"
@@ -150,11 +180,13 @@ def test_what_it_may_not_do_is_refused_and_told(opened: Open, tmp_path: Path, bo
 
 @pytest.mark.parametrize(
     "call",
-    ["fork()", "socket(2, 1, 0)", "open(b'{victim}', 0o101, 0o666)", "kill(os.getppid(), 0)"],
+    ["fork()", "socket(2, 1, 0)", "open(b'{victim}', 0o101, 0o666)", "kill(os.getppid(), 0)", "chmod(b'{keep}', 0)"],
 )
 def test_native_code_gets_no_further(opened: Open, tmp_path: Path, call: str) -> None:
-    victim = tmp_path / "victim"
-    file = opened(f"import ctypes, os\ndef reward_a(reply): return ctypes.CDLL(None).{call.format(victim=victim)}\n")
+    victim, keep = tmp_path / "victim", tmp_path / "keep"
+    keep.touch()
+    call = call.format(victim=victim, keep=keep)
+    file = opened(f"import ctypes, os\ndef reward_a(reply): return ctypes.CDLL(None).{call}\n")
     assert file.rewards[0].score(SAMPLE) == -1.0
     assert not victim.exists()
 
@@ -211,3 +243,10 @@ def test_a_file_without_rewards_is_one_line(opened: Open, text: str, expected: s
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RewardError, match=r"nothing\.py: there is no such file"):
         RewardFile(tmp_path / "nothing.py")
+
+
+def test_a_kernel_that_holds_nothing_back_is_told(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "def reward_a(reply): return 1"
+    assert opened(text).said == []
+    monkeypatch.setattr("fledge.rewards.file.FILTERS", ("seccomp", "nothing-like-it"))
+    assert "this kernel has no nothing-like-it" in opened(text).said[0]

@@ -156,7 +156,9 @@ def bad_samples(good: Sequence[Sample]) -> list[Sample]:
     for place, sample in enumerate(good):
         others = (good[(place + step) % len(good)] for step in range(1, len(good)))
         other = next((each for each in others if each.reply != sample.reply and each.answer != sample.answer), None)
-        replies = {"an empty answer": "", "half of the answer": sample.reply[: len(sample.reply) // 2]}
+        replies = {"an empty answer": ""}
+        if half := sample.reply[: len(sample.reply) // 2]:
+            replies["half of the answer"] = half
         if other is not None:
             replies["the answer of another row"] = other.reply
         bad += (Sample(sample.prompt, reply, sample.answer, sample.origin, what) for what, reply in replies.items())

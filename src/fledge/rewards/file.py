@@ -18,6 +18,8 @@ CALL_TIMEOUT_S, LOAD_TIMEOUT_S = 5.0, 60.0
 MEMORY_BYTES, FILE_BYTES = 2 << 30, 16 << 20
 # A function that hung so often is not called any more: each time costs its whole time limit and a new process.
 MAX_HANGS = 3
+# What the kernel should keep it in with (`kernel`).
+FILTERS = ("landlock", "seccomp")
 SHOWN_LINES, SHOWN_LINE_CHARS, MAX_NOTES = 3, 200, 20
 
 
@@ -115,7 +117,8 @@ class RewardFile:
             "folder": self._child.folder,
             "memory_bytes": self._memory_bytes,
             "file_bytes": self._file_bytes,
-            "timeout_s": LOAD_TIMEOUT_S,
+            "load_s": LOAD_TIMEOUT_S,
+            "call_s": self._timeout_s,
         }
         try:
             hello = self._child.ask(settings, timeout_s=LOAD_TIMEOUT_S)
@@ -143,6 +146,8 @@ class RewardFile:
         notes = [f"it printed: {line}" for line in lines[:SHOWN_LINES]]
         notes += [f"it was refused {what}" for what in answer.get("refused", ())]
         notes += [f"it read {path}" for path in answer.get("read", ())]
+        if missing := [name for name in FILTERS if name not in answer.get("held", FILTERS)]:
+            notes.append(f"this kernel has no {' and no '.join(missing)}: what it does in native code is not held back")
         for note in notes:
             # A function that prints its reply prints something new each time.
             if note not in self._said and len(self._said) < MAX_NOTES:

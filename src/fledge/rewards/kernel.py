@@ -22,19 +22,21 @@ AT_NUMBER, AT_ARCH, AT_ARG0, AT_ARG2 = 0, 4, 16, 32
 LOAD, JUMP_IF_EQUAL, JUMP_IF_SET, JUMP_IF_AT_LEAST, RETURN = 0x20, 0x15, 0x45, 0x35, 0x06
 
 # Audit architecture, then the system calls that are refused: new programs and processes, sockets, other processes,
-# mounts and modules, and io_uring, which would do all of it unseen.
+# mounts and modules, rights of files (which Landlock leaves alone), and io_uring, which would do all of it unseen.
 REFUSED = {
     "x86_64": (0xC000003E, {
         "fork": 57, "vfork": 58, "execve": 59, "execveat": 322, "socket": 41, "ptrace": 101, "kill": 62, "tkill": 200,
         "process_vm_readv": 310, "process_vm_writev": 311, "pidfd_send_signal": 424, "io_uring_setup": 425, "bpf": 321,
         "unshare": 272, "setns": 308, "setrlimit": 160, "init_module": 175, "finit_module": 313, "reboot": 169,
-        "mount": 165, "umount2": 166, "chroot": 161,
+        "mount": 165, "umount2": 166, "chroot": 161, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297, "chmod": 90,
+        "fchmod": 91, "chown": 92, "fchown": 93, "lchown": 94, "fchownat": 260, "fchmodat": 268, "fchmodat2": 452,
     }),
     "aarch64": (0xC00000B7, {
         "execve": 221, "execveat": 281, "socket": 198, "ptrace": 117, "kill": 129, "tkill": 130,
         "process_vm_readv": 270, "process_vm_writev": 271, "pidfd_send_signal": 424, "io_uring_setup": 425, "bpf": 280,
         "unshare": 97, "setns": 268, "setrlimit": 164, "init_module": 105, "finit_module": 273, "reboot": 142,
-        "mount": 40, "umount2": 39, "chroot": 51,
+        "mount": 40, "umount2": 39, "chroot": 51, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240, "fchmod": 52,
+        "fchmodat": 53, "fchownat": 54, "fchown": 55, "fchmodat2": 452,
     }),
 }  # fmt: skip
 CLONE = {"x86_64": 56, "aarch64": 220}

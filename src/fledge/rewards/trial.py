@@ -177,8 +177,8 @@ def _judge(figures: Sequence[Figures], total: Figures) -> tuple[Verdict, str]:
         return Verdict.USABLE, _usable(total)
     if total.good is not None and min(total.values) >= total.good - NOISE:
         return Verdict.ALWAYS_RIGHT, (
-            f"every sample of the model already gets {total.good:.3g} or more, as much as the rows' own answers: nothing is left to "
-            "learn. Take harder prompts, or a reward that asks for more."
+            f"every sample of the model already gets {total.good:.3g} or more, as much as the rows' own answers: "
+            "nothing is left to learn. Take harder prompts, or a reward that asks for more."
         )
     return _never(f"all samples of a prompt get the same, for each prompt (mean {total.samples:.3g})")
 

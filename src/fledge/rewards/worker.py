@@ -1,8 +1,8 @@
 """The process that runs a user's reward functions for `fledge.rewards.file`: `python -m fledge.rewards.worker`.
 
-Protocol. In: one JSON line of settings (`path, folder, memory_bytes, file_bytes, timeout_s`); then a line for each call
-(`function, prompt, reply, answer`). Out: `{functions: [{name, line}], held, refused, read}` or `{broken, line}`; then
-for each call `{value}` or `{fault, line}`, both with `refused` and `read`. It runs until stdin ends.
+Protocol. In: one JSON line of settings (`path, folder, memory_bytes, file_bytes, load_s, call_s`); then a line for each
+call (`function, prompt, reply, answer`). Out: `{functions: [{name, line}], held, refused, read}` or `{broken, line}`;
+then for each call `{value}` or `{fault, line}`, both with `refused` and `read`. It runs until stdin ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fledge.rewards.confinement import Watch, shut_in
 PREFIX, LIST = "reward_", "REWARDS"
 GIVEN = ("prompt", "reply", "answer")
 # Whoever asked has ended us by then, unless it is gone itself: this ends a loop that nobody waits for.
-ALARM_AFTER_S = 5
+ALARM_AFTER_S = 2
 MAX_TEXT = 300
 
 Function = Callable[..., object]
@@ -159,7 +159,7 @@ def main() -> None:
         replies.flush()
 
     settings = json.loads(requests.readline())
-    path, alarm_s = settings["path"], int(settings["timeout_s"]) + ALARM_AFTER_S
+    path = settings["path"]
     watch, held = shut_in(
         settings["folder"],
         memory_bytes=settings["memory_bytes"],
@@ -167,7 +167,7 @@ def main() -> None:
         modules=os.path.dirname(path),
     )
     sys.path.insert(0, os.path.dirname(path))
-    signal.alarm(alarm_s)
+    signal.alarm(math.ceil(settings["load_s"]) + ALARM_AFTER_S)
     try:
         found = functions(load(path))
     except Unusable as error:
@@ -178,7 +178,7 @@ def main() -> None:
     signal.alarm(0)
     for line in requests:
         request = json.loads(line)
-        signal.alarm(alarm_s)
+        signal.alarm(math.ceil(settings["call_s"]) + ALARM_AFTER_S)
         result = answer(found[request["function"]], request, path)
         signal.alarm(0)
         send(result | told(watch))

@@ -110,6 +110,23 @@ def test_a_worker_that_nobody_waits_for_ends(opened: Open) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_an_idle_worker_ends_with_fledge_and_leaves_no_files(tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text("open('mine', 'w').write('x')\ndef reward_a(reply): return 1\n")
+    code = (
+        "import os, pathlib\nfrom fledge.rewards.file import RewardFile\n"
+        f"file = RewardFile(pathlib.Path({str(tmp_path / 'rewards.py')!r}))\n"
+        "print(file.worker_pid, flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    worker = Path("/proc") / done.stdout.strip()
+    deadline = time.monotonic() + 5
+    while _runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(worker)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["rewards.py"]
+
+
 def test_a_loop_ends_when_fledge_is_killed(tmp_path: Path) -> None:
     (tmp_path / "rewards.py").write_text("def reward_a(reply):\n    while True: pass\n")
     code = (
@@ -118,7 +135,8 @@ def test_a_loop_ends_when_fledge_is_killed(tmp_path: Path) -> None:
         f"file = RewardFile(pathlib.Path({str(tmp_path / 'rewards.py')!r}), timeout_s=1.5)\n"
         "print(file.worker_pid, flush=True)\nfile.rewards[0].score(Sample('', '', ''))\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as fledge:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # what is killed leaves its folder
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as fledge:
         assert fledge.stdout is not None
         worker = Path("/proc") / fledge.stdout.readline().strip()
         time.sleep(0.3)

@@ -13,6 +13,7 @@ import json
 import math
 import numbers
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -182,6 +183,8 @@ def main() -> None:
         result = answer(found[request["function"]], request, path)
         signal.alarm(0)
         send(result | told(watch))
+    # Whoever closed stdin may have been killed, and then nobody else removes what is in it.
+    shutil.rmtree(settings["folder"], ignore_errors=True)
 
 
 if __name__ == "__main__":

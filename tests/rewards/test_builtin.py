@@ -77,6 +77,9 @@ def test_a_wrong_length_is_worth_less_the_further_off_it_is() -> None:
         ("json:{", "the schema is no JSON"),
         ('json:{"oneOf": []}', "the schema uses 'oneOf', which is not checked here"),
         ('json:{"properties": {"a": {"$ref": "#"}}}', "the schema.a uses '$ref'"),
+        ('json:{"minimum": "3"}', "a minimum of '3'"),
+        ('json:{"properties": []}', "a properties of []"),
+        ('json:{"type": [["x"]]}', "the type ['x'], which is none"),
         ('json:{"type": "text"}', "the type 'text', which is none"),
     ],
 )

@@ -18,6 +18,12 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "number": (int, float), "integer": (int,),
     "boolean": (bool,), "null": (type(None),),
 }  # fmt: skip
+# What each keyword takes; `properties` and what holds a schema are looked into.
+TAKES: Mapping[str, tuple[type, ...]] = {
+    "type": (str, list), "enum": (list,), "required": (list,), "properties": (dict,), "pattern": (str,),
+    "minItems": (int,), "maxItems": (int,), "minLength": (int,), "maxLength": (int,), "minimum": (int, float),
+    "maximum": (int, float),
+}  # fmt: skip
 MAX_DEPTH = 50
 
 
@@ -33,9 +39,12 @@ def refuse_unknown(schema: object, where: str = "the schema", depth: int = 0) ->
         raise ValueError(
             f"{where} uses {unknown[0]!r}, which is not checked here; known are {', '.join(sorted(KEYWORDS))}"
         )
+    for keyword, taken in TAKES.items():
+        if keyword in schema and (not isinstance(schema[keyword], taken) or isinstance(schema[keyword], bool)):
+            raise ValueError(f"{where} has a {keyword} of {schema[keyword]!r}, which it can't be")
     types = schema.get("type", [])
     for name in [types] if isinstance(types, str) else types:
-        if name not in TYPES:
+        if not isinstance(name, str) or name not in TYPES:
             raise ValueError(f"{where} has the type {name!r}, which is none")
     if "pattern" in schema:
         try:

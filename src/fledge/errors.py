@@ -10,6 +10,7 @@
   + ExportError          merge, GGUF, quantise
     - ParityError        the exported file does not answer as the trained weights do          (exit 1)
   + TeacherError         who is asked for rows does not give them
+  + RewardError          a reward that gives no number, or a file that holds none
   + EngineError          the llama.cpp worker: would not start, died, answered with an error
   + SetupError           a part of fledge that is not installed, or a machine that cannot do it
     - DiskError          no room left, no permission
@@ -61,6 +62,8 @@ CODES: dict[str, str] = {
     "teacher.unreachable": "a teacher that does not answer at all",
     "teacher.refused": "a teacher that refuses requests: key, model, or what was asked",
     "teacher.failed": "a teacher that breaks off, or says nothing",
+    "reward.broken": "a file of rewards that cannot be loaded or holds none",
+    "reward.failed": "a reward that gives no finite number for a reply",
     "model.unknown": "a model name that is neither in the catalog nor a path",
     "model.no_source": "no source of the model could be reached",
     "model.bad_hash": "a file whose sha256 is not the one in the catalog",
@@ -169,6 +172,9 @@ class ParityError(ExportError):
 
 
 class TeacherError(FledgeError, RuntimeError): ...
+
+
+class RewardError(FledgeError, RuntimeError): ...
 
 
 class EngineError(FledgeError, RuntimeError): ...

@@ -65,7 +65,7 @@ def export(run: Run, *, quant: Sequence[str] | None = None, adapter: bool = Fals
     from fledge.recipes import ship
 
     finished = ship.open_run(run.project, run.folder)
-    exported = ship.export(finished, types=quant or finished.config.release.quant, with_adapter=adapter)
+    exported = ship.export(finished, types=quant or finished.usual_types, with_adapter=adapter)
     return [Release(Path(file.pop("path")), **file) for file in exported["files"]]
 
 

@@ -181,7 +181,10 @@ class Config(_Section):
         description="sft: answers; text: documents, every token (continued pre-training); dpo, ipo, orpo, simpo: pairs "
         "of a better and a worse answer; kto: answers judged good or bad",
     )
-    method: Literal["lora"] = Field("lora", description="what is trained")
+    method: Literal["lora", "qlora"] = Field(
+        "lora",
+        description="lora: an adapter; qlora: the same over a .gguf base whose weights stay quantised: far less memory",
+    )
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     preference: PreferenceConfig = PreferenceConfig()

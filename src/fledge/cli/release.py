@@ -34,7 +34,7 @@ def export(
     from fledge.recipes import ship
 
     finished = ship.open_run(project, find_run(project, run))
-    types = finished.config.release.quant if quant is None else [name.strip() for name in quant.split(",")]
+    types = finished.usual_types if quant is None else [name.strip() for name in quant.split(",")]
     with_adapter = adapter or (quant is None and finished.config.release.adapter)
     exported = ship.export(finished, types=types, with_adapter=with_adapter, out=out, say=say)
     if as_json:

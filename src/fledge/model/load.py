@@ -68,16 +68,20 @@ def _has_head(network: Any) -> bool:
     return getattr(head, "weight", None) is not None and network.base_model is not network
 
 
-def load_model(weights: Weights, *, dtype: torch.dtype, plain: str = "", recompute: bool = False) -> CausalModel:
+def load_model(
+    weights: Weights, *, dtype: torch.dtype, plain: str = "", recompute: bool = False, stay: bool = False
+) -> CausalModel:
     """Return the model of `weights` in `dtype`, frozen, without an adapter.
 
     It is the engine where the architecture is one of its own; `plain` is a reason, in words, to take the plain path.
-    With `recompute` only the inputs of layers are kept for the backward pass.
+    With `recompute` only the inputs of layers are kept for the backward pass. With `stay` quantised weights stay in the
+    blocks of their file, which the engine alone can do.
     """
     plain = plain or plain_reason(weights)
     if not plain:
         kernels = kernels_for(dtype)
-        return Engine(read_decoder(weights, kernels, dtype=dtype), kernels, recompute=recompute)
+        return Engine(read_decoder(weights, kernels, dtype=dtype, stay=stay), kernels, recompute=recompute)
+    assert not stay, "the plain path keeps no blocks"
     network = _from_folder(weights.path, dtype) if weights.path.is_dir() else _llama(weights, dtype)
     if recompute:
         _recompute_layers(network)

@@ -42,6 +42,12 @@ class Blocks:
     rows: NDArray[np.uint8]
     order: NDArray[np.int64] | None
 
+    @property
+    def columns(self) -> int:
+        """The numbers of a row."""
+        block, num_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[self.type]]
+        return int(self.rows.shape[1]) // int(num_bytes) * int(block)
+
 
 class Weights(ABC):
     """The weights of one model. `weights` tells each tensor's GGUF name and meaning by its Hugging Face name."""

@@ -27,6 +27,8 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
     if unknown:
         hint = nearest(unknown[0], ALL_LINEAR) or f". There are: {', '.join(ALL_LINEAR)}."
         raise ConfigError("config.bad_value", f"no linear layer is called '{unknown[0]}'{hint}", where="train.targets")
+    if config.method == "qlora":
+        _check_stored(weights, plain)
     remedy = "Leave one of them out."
     if train.top_layers is not None and train.top_layers > shape.num_layers:
         problem = f"train.top_layers is {train.top_layers}; the model has {shape.num_layers} layers."
@@ -42,6 +44,19 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
         remedy = "Leave it out, or train on the model's Hugging Face folder."
     if problem:
         raise ConfigError("config.bad_value", problem, where="train", remedy=remedy)
+
+
+def _check_stored(weights: Weights, plain: str) -> None:
+    """Raise ConfigError where there are no quantised weights that could stay as they are."""
+    quantised = any(weights.blocks(name) is not None for name in weights.names())
+    problem = f"it needs the fast path, and {plain}" if plain else "" if quantised else "its weights are not quantised"
+    if problem:
+        raise ConfigError(
+            "config.bad_value",
+            f"qlora cannot be had with this base: {problem}.",
+            where="method",
+            remedy="Give a quantised .gguf file as the model, or take method: lora.",
+        )
 
 
 def places_of(train: TrainConfig, examples: Sequence[Example], *, plain: str = "") -> Places | None:

@@ -55,6 +55,16 @@ class Finished:
     adapter: Adapter
 
     @property
+    def apart(self) -> bool:
+        """Whether it was trained over quantised weights, on top of which its adapter is served as it is."""
+        return self.config.method == "qlora"
+
+    @property
+    def usual_types(self) -> list[str]:
+        """The types that are written where nobody names one; none where the adapter alone is."""
+        return [] if self.apart else list(self.config.release.quant)
+
+    @property
     def name(self) -> str:
         return f"{self.weights.path.stem.split('.')[0]}-{self.run.path.name}".lower()
 
@@ -129,7 +139,11 @@ def _possible(
             )
         say("only the adapter: what acts only after the prompt cannot be merged")
         return [], True
-    return types, with_adapter
+    if finished.apart and types:
+        say("merged because it was asked for: weights are quantised anew, so the gate measures what that changes")
+    elif finished.apart:
+        say("only the adapter, for the untouched base file: that is what was trained; --quant TYPE merges all the same")
+    return types, with_adapter or finished.apart
 
 
 def _require_known(finished: Finished) -> None:

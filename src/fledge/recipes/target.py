@@ -48,8 +48,9 @@ def _of_run(project: Path, run: RunFolder, say: Callable[[str], None]) -> Served
         from fledge.recipes.ship import export, open_run
 
         finished = open_run(project, run)
-        say(f"{run.path.name} has no release yet: exporting {finished.config.release.quant[0]}")
-        export(finished, types=finished.config.release.quant[:1], with_adapter=False, say=say)
+        types = finished.usual_types[:1]
+        say(f"{run.path.name} has no release yet: exporting {types[0] if types else 'its adapter'}")
+        export(finished, types=types, with_adapter=not types, say=say)
         found = _released(run)
     if found is None:
         raise RunError("run.not_found", "no released file.", where=str(run.release))
@@ -57,9 +58,10 @@ def _of_run(project: Path, run: RunFolder, say: Callable[[str], None]) -> Served
 
 
 def _released(run: RunFolder) -> Served | None:
-    """Return the smallest file of the run that passed the gate; or its adapter, if that acts only after the prompt."""
+    """Return the smallest file of the run that passed the gate; or its adapter, if that goes on top of the base."""
     entries = [read_json(path) for path in sorted(run.release.glob("*.json"))] if run.release.is_dir() else []
     apart = bool(read_json(run.adapter / "adapter_config.json").get("alora_invocation_tokens"))
+    apart = apart or read_json(run.manifest)["summary"].get("method") == "qlora"
     kind = "adapter" if apart else "merged"
     files = [e for e in entries if e.get("kind") == kind and (run.release / Path(e["path"]).name).is_file()]
     if not files:

@@ -24,6 +24,7 @@ from fledge.data.tree import Places
 from fledge.errors import ConfigError, RunError
 from fledge.model.adapter import save_adapter
 from fledge.model.causal import CausalModel
+from fledge.model.engine.decoder import held_bytes
 from fledge.model.hardware import DTYPES, survey
 from fledge.model.load import load_model, plain_reason, prepare_plain
 from fledge.model.lora import LoraSettings
@@ -142,7 +143,16 @@ def prepare(
         order=config.data.order,
         seed=config.train.seed,
     )
-    means = Means(weights.shape, num_params, machine, rss_bytes() + held, plain=bool(plain), all_logits=all_logits)
+    stays = config.method == "qlora"
+    means = Means(
+        weights.shape,
+        num_params,
+        machine,
+        rss_bytes() + held,
+        weight_bytes=(lambda dtype: held_bytes(weights, DTYPES[dtype])) if stays else None,
+        plain=bool(plain),
+        all_logits=all_logits,
+    )
     texts = bool(texts_of(rows.train))
     resolved, choices, plan = resolve(config, examples=lesson.examples, course=course, means=means, texts=texts)
     notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"]
@@ -240,7 +250,13 @@ def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.opt
     assert train.rank != "auto" and train.dtype != "auto"
     torch.manual_seed(train.seed)
     assert train.recompute != "auto"
-    model = load_model(setup.weights, dtype=DTYPES[train.dtype], plain=setup.plain, recompute=train.recompute)
+    model = load_model(
+        setup.weights,
+        dtype=DTYPES[train.dtype],
+        plain=setup.plain,
+        recompute=train.recompute,
+        stay=setup.config.method == "qlora",
+    )
     model.add_adapter(setup.lora, seed=train.seed)
     parameters = model.parameters()
     return model, parameters, adamw(parameters, weight_decay=train.weight_decay, lora_plus=train.lora_plus)

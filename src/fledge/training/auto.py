@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fledge.config import Config, PreferenceConfig, TrainConfig, size_bytes
@@ -43,13 +43,15 @@ class Choice:
 class Means:
     """What a run has to work with.
 
-    num_params: all numbers of the base model. plain: the path without contexts. all_logits: see memory_plan.Job.
+    num_params: all numbers of the base model. weight_bytes: what they take in a dtype, where they stay quantised.
+    plain: the path without contexts. all_logits: see memory_plan.Job.
     """
 
     shape: Shape
     num_params: int
     machine: Machine
     process_bytes: int
+    weight_bytes: Callable[[str], int] | None = None
     plain: bool = False
     all_logits: bool = False
 
@@ -131,6 +133,7 @@ def _plan(train: TrainConfig, examples: Sequence[Example], course: Course, means
         trunk=not means.plain,
         all_logits=means.all_logits,
         unit=unit,
+        weight_bytes=None if means.weight_bytes is None else means.weight_bytes(train.dtype),
     )
     return plan_memory(
         examples,

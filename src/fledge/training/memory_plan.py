@@ -43,7 +43,8 @@ PLAIN_ACTIVATIONS = 2.5
 class Job:
     """What is to be trained, as far as memory goes. all_logits: the model gives those of all tokens or none.
 
-    unit: so many examples in sequence are one row and are computed at once.
+    unit: so many examples in sequence are one row and are computed at once. weight_bytes: what the frozen weights take
+    where it is not `num_params` numbers in `dtype`.
     """
 
     shape: Shape
@@ -56,6 +57,7 @@ class Job:
     trunk: bool = True
     all_logits: bool = False
     unit: int = 1
+    weight_bytes: int | None = None
 
     def numbers(self, rows: Sequence[int]) -> list[int]:
         """Return the numbers of the examples of some rows."""
@@ -129,7 +131,7 @@ def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute
     adapted = job.lora.layers or layers
     activations = tokens * per_token + trunk + sums + streams
     return {
-        "weights": job.num_params * job.dtype.itemsize,
+        "weights": job.num_params * job.dtype.itemsize if job.weight_bytes is None else job.weight_bytes,
         # master, gradient, two moments of AdamW and one passing copy; and what is multiplied with
         "adapter": adapted * (5 * trainable * exact + copies * job.dtype.itemsize),
         "activations": activations if job.trunk else int(PLAIN_ACTIVATIONS * activations),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fledge.model.engine.compile import compiled
 from fledge.model.engine.kernels import Adapted, HeadShape, Kernels, Keys, Layout, LowRank
-from fledge.model.engine.plain import PlainKernels
+from fledge.model.engine.plain import PlainKernels, read_blocks
 from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
 from fledge.model.weights import Blocks
@@ -218,17 +218,18 @@ class CompiledKernels:
             *(q.data_ptr(), q.stride(0), keys.k.data_ptr(), keys.v.data_ptr(), keys.k.stride(0), *pointers),
         )
 
-    def dequantize(self, out: Tensor, stored: Blocks) -> bool:
+    def dequantize(self, out: Tensor, stored: Blocks) -> None:
         rows, columns = out.shape
-        assert stored.rows.flags.c_contiguous and out.stride(1) == 1 and rows == len(stored.rows)
         order = None if stored.order is None else np.ascontiguousarray(stored.order)
-        return bool(
-            self._dequantize(
-                int(gguf.GGMLQuantizationType[stored.type]),
-                *(stored.rows.ctypes.data, stored.rows.shape[1], None if order is None else order.ctypes.data),
-                *(out.data_ptr(), out.stride(0), rows, columns, torch.get_num_threads()),
-            )
+        assert stored.rows.flags.c_contiguous and out.stride(1) == 1
+        assert rows == len(stored.rows if order is None else order)
+        known = self._dequantize(
+            int(gguf.GGMLQuantizationType[stored.type]),
+            *(stored.rows.ctypes.data, stored.rows.shape[1], None if order is None else order.ctypes.data),
+            *(out.data_ptr(), out.stride(0), rows, columns, torch.get_num_threads()),
         )
+        if not known:
+            read_blocks(out, stored)
 
     def log_softmax(self, logits: Tensor, target: Tensor, softcap: float, logps: Tensor, *, gradient: bool) -> Tensor:
         rows, vocab = logits.shape

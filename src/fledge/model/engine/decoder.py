@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fledge.model.engine.kernels import HeadShape, Kernels, sums_dtype
+from fledge.model.engine.stored import Buffers, StoredSites
 from fledge.model.memory import forget_pages
 from fledge.model.shape import Shape
-from fledge.model.weights import Weights
+from fledge.model.weights import Blocks, Weights
 
 # So many weights pass through float32 at a time: 64 MB.
 READ_AT_ONCE = 1 << 24
@@ -26,9 +28,12 @@ SITES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Block:
-    """One layer. Weights [out, in] in T by site; norm weights in sums, None where the family has none."""
+    """One layer. Weights [out, in] in T by site; norm weights in sums, None where the family has none.
 
-    weights: dict[str, Tensor]
+    Weights that stay quantised are made when they are asked for, into a buffer that all layers share (`stored`).
+    """
+
+    weights: Mapping[str, Tensor]
     qkv_bias: Tensor | None
     norm_in: Tensor
     norm_ffn: Tensor
@@ -42,11 +47,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Decoder:
-    """embedding_VD and head_VD are one tensor where they are tied. inverse_frequencies: [width / 2] in float64."""
+    """embedding_VD and head_VD are one tensor where they are tied. inverse_frequencies: [width / 2] in float64.
+
+    An embedding that stays quantised is read row by row.
+    """
 
     shape: Shape
     dtype: torch.dtype
-    embedding_VD: Tensor
+    embedding_VD: Tensor | Blocks
     head_VD: Tensor
     norm_out: Tensor
     blocks: tuple[Block, ...]
@@ -66,14 +74,17 @@ def site_widths(shape: Shape, site: str) -> tuple[int, list[int]]:
     return ins[site], outs[site]
 
 
-def read_decoder(weights: Weights, kernels: Kernels, *, dtype: torch.dtype) -> Decoder:
-    """Return the decoder of `weights` in `dtype`, some rows at a time: float32 is never held of a whole tensor."""
+def read_decoder(weights: Weights, kernels: Kernels, *, dtype: torch.dtype, stay: bool = False) -> Decoder:
+    """Return the decoder of `weights` in `dtype`, some rows at a time: float32 is never held of a whole tensor.
+
+    With `stay` quantised weights stay in the blocks of their file, but for a head, which every token needs whole.
+    """
     shape = weights.shape
 
     def read(name: str) -> Tensor:
         held = torch.empty(weights.tensor_shape(name), dtype=dtype)
-        stored = weights.blocks(name)
-        if stored is not None and kernels.dequantize(held, stored):
+        if (stored := weights.blocks(name)) is not None:
+            kernels.dequantize(held, stored)
             # A model is read once; its file would stay in our memory beside what was made of it.
             forget_pages(stored.rows)
             return held
@@ -85,31 +96,58 @@ def read_decoder(weights: Weights, kernels: Kernels, *, dtype: torch.dtype) -> D
     def norm(name: str) -> Tensor:
         return torch.from_numpy(weights.read(name)).to(sums_dtype(dtype)) + shape.style.norm_offset
 
-    embedding = read("model.embed_tokens.weight")
+    buffers = Buffers(kernels, dtype) if stay else None
+    rows = weights.blocks("model.embed_tokens.weight") if stay and not shape.tied else None
+    embedding = rows or read("model.embed_tokens.weight")
+    head = embedding if shape.tied else read("lm_head.weight")
+    assert isinstance(head, Tensor)
     return Decoder(
         shape,
         dtype,
         embedding_VD=embedding,
-        head_VD=embedding if shape.tied else read("lm_head.weight"),
+        head_VD=head,
         norm_out=norm("model.norm.weight"),
-        blocks=tuple(_block(shape, layer, read, norm) for layer in range(shape.num_layers)),
+        blocks=tuple(_block(weights, layer, read, norm, buffers) for layer in range(shape.num_layers)),
         inverse_frequencies=inverse_frequencies(shape),
         local_inverse_frequencies=_frequencies(shape.style.local_theta, shape) if shape.style.local_theta else None,
     )
 
 
-def _block(shape: Shape, layer: int, read: Callable[[str], Tensor], norm: Callable[[str], Tensor]) -> Block:
+def held_bytes(weights: Weights, dtype: torch.dtype) -> int:
+    """Return what the weights take where quantised ones stay in their blocks: the file, the head and the buffers."""
+    blocks = {name: weights.blocks(name) for name in weights.names()}
+    kept = sum(stored.rows.nbytes for stored in blocks.values() if stored is not None)
+    numbers = sum(math.prod(weights.tensor_shape(name)) for name, stored in blocks.items() if stored is None)
+    shape = weights.shape
+    buffers = sum(ins * sum(outs) for ins, outs in (site_widths(shape, site) for site in SITES))
+    return kept + (numbers + shape.vocab_size * shape.width + buffers) * dtype.itemsize
+
+
+def _block(
+    weights: Weights,
+    layer: int,
+    read: Callable[[str], Tensor],
+    norm: Callable[[str], Tensor],
+    buffers: Buffers | None,
+) -> Block:
+    shape = weights.shape
     style = shape.style
     prefix = f"model.layers.{layer}."
+    names = {site: [f"{prefix}{name}.weight" for name in own] for site, own in SITES.items()}
 
     def fused(site: str) -> Tensor:
-        parts = [read(f"{prefix}{name}.weight") for name in SITES[site]]
+        parts = [read(name) for name in names[site]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def stored(site: str) -> list[Blocks | Tensor]:
+        return [weights.blocks(name) or read(name) for name in names[site]]
 
     bias = [read(f"{prefix}{name}.bias") for name in SITES["qkv"]] if style.qkv_bias else []
     ffn = "pre_feedforward_layernorm" if style.post_norms else "post_attention_layernorm"
     return Block(
-        weights={site: fused(site) for site in SITES},
+        weights={site: fused(site) for site in SITES}
+        if buffers is None
+        else StoredSites({site: stored(site) for site in SITES}, buffers),
         qkv_bias=torch.cat(bias).to(norm(f"{prefix}input_layernorm.weight").dtype) if bias else None,
         norm_in=norm(f"{prefix}input_layernorm.weight"),
         norm_ffn=norm(f"{prefix}{ffn}.weight"),

@@ -162,8 +162,8 @@ class Kernels(Protocol):
         """Fill grads (dq, dk, dv); add the gradient of the context's keys and values to dcontext [2, C, ..] (sums)."""
         ...
 
-    def dequantize(self, out: Tensor, stored: Blocks) -> bool:
-        """Fill out [rows, columns] with the numbers of quantised rows; False where the type is not one that it knows.
+    def dequantize(self, out: Tensor, stored: Blocks) -> None:
+        """Fill out [rows, columns] with the numbers of quantised rows, those of `order` where there is one.
 
         The values are those of the gguf package to the last bit, rounded once to T.
         """

@@ -25,6 +25,7 @@ from fledge.model.engine.decoder import SITES, Decoder
 from fledge.model.engine.head import LogitsTile, token_logps
 from fledge.model.engine.kernels import Kernels, sums_dtype
 from fledge.model.engine.sites import Site, Sites
+from fledge.model.engine.stored import rows_of
 from fledge.model.engine.workspace import Workspace
 from fledge.model.lora import LoraSettings, check_targets
 from fledge.model.tokens import TreeTokens
@@ -268,7 +269,8 @@ class _Pass:
             self.work.stream(first, tokens.num_tokens).copy_(engine._lower.index_select(0, tokens.place_N))
             return first
         stream = self.work.stream(0, tokens.num_tokens)
-        stream.copy_(engine.decoder.embedding_VD.index_select(0, tokens.ids_N))
+        decoder = engine.decoder
+        stream.copy_(rows_of(decoder.embedding_VD, tokens.ids_N, engine.kernels, decoder.dtype))
         if style.embedding_scale != 1.0:
             stream.mul_(style.embedding_scale)
         return 0

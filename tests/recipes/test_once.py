@@ -27,9 +27,10 @@ from fledge.project import find_run
 from fledge.recipes import once
 from fledge.recipes.forecast import forecast
 from fledge.recipes.prepare import after_prompt
+from fledge.recipes.setup import prepare
 from fledge.recipes.ship import export, merge_folder, open_run
 from fledge.recipes.target import serve_target
-from fledge.recipes.tune import Listener, prepare, resume, tune
+from fledge.recipes.tune import Listener, resume, tune
 from fledge.records import Example, Message
 from fledge.release.adapter_gguf import write_adapter_gguf
 from fledge.runtime.llama import Llama, Sampling

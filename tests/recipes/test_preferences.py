@@ -15,7 +15,8 @@ from fledge.errors import ConfigError, DataError
 from fledge.project import list_runs
 from fledge.recipes import reference
 from fledge.recipes.forecast import forecast
-from fledge.recipes.tune import Listener, build, prepare, refer, resume, tune
+from fledge.recipes.setup import build, prepare, refer
+from fledge.recipes.tune import Listener, resume, tune
 from fledge.training import log
 from fledge.training.aims import aim_of
 from tiny import save_project

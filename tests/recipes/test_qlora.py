@@ -16,9 +16,10 @@ from fledge.model.engine.decoder import held_bytes, read_decoder
 from fledge.model.engine.plain import PlainKernels
 from fledge.model.weights import GgufWeights, open_weights
 from fledge.project import list_runs, read_json
+from fledge.recipes.setup import prepare
 from fledge.recipes.ship import export, open_run
 from fledge.recipes.target import serve_target
-from fledge.recipes.tune import prepare, tune
+from fledge.recipes.tune import tune
 from fledge.release.gguf import write_gguf
 from tiny import save_project, save_tiny_model
 

@@ -24,7 +24,8 @@ from fledge.config import load_config
 from fledge.data.template import DEFAULT_TEMPLATE
 from fledge.errors import RunError
 from fledge.project import RunFolder, find_run, list_runs
-from fledge.recipes.tune import Listener, prepare, resume, tune
+from fledge.recipes.setup import prepare
+from fledge.recipes.tune import Listener, resume, tune
 from fledge.training import checkpoint, log
 from tiny import save_project
 
@@ -240,7 +241,7 @@ def test_a_run_that_goes_on_the_next_day_sees_the_day_it_began(
     (project / "model" / "chat_template.jinja").write_text(dated)
     run = interrupted(project, after=2)
     tomorrow = datetime.date.today() + datetime.timedelta(days=1)
-    monkeypatch.setattr("fledge.recipes.tune.datetime", SimpleNamespace(date=SimpleNamespace(today=lambda: tomorrow)))
+    monkeypatch.setattr("fledge.recipes.setup.datetime", SimpleNamespace(date=SimpleNamespace(today=lambda: tomorrow)))
     other = make_project()
     (other / "model" / "chat_template.jinja").write_text(dated)
     today = tomorrow - datetime.timedelta(days=1)

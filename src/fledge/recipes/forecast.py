@@ -17,7 +17,7 @@ from fledge.model.causal import CausalModel
 from fledge.model.memory import memory_bytes
 from fledge.recipes.once import remember
 from fledge.recipes.reference import with_columns
-from fledge.recipes.tune import Setup, build, prepare, stream
+from fledge.recipes.setup import Setup, build, prepare, stream
 from fledge.training.aims import aim_of, before_of, objective_of
 from fledge.training.checkpoint import KEPT
 from fledge.training.ranks import Ranks

@@ -1,0 +1,232 @@
+"""Rows and base model -> everything a run is made of, resolved; and the model, the batches, the references."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import fledge
+from fledge.config import Config
+from fledge.data.course import Course, plan_course
+from fledge.data.template import ChatTemplate
+from fledge.data.tree import Places
+from fledge.model.causal import CausalModel
+from fledge.model.engine.decoder import held_bytes
+from fledge.model.hardware import DTYPES, survey
+from fledge.model.load import load_model, plain_reason, prepare_plain
+from fledge.model.lora import LoraSettings
+from fledge.model.memory import rss_bytes
+from fledge.model.pull import resolve as resolve_model
+from fledge.model.tokenizer import load_tokenizer
+from fledge.model.weights import GgufWeights, Weights, open_weights
+from fledge.project import sha256_of
+from fledge.recipes.once import check_options, places_of, remembered_bytes
+from fledge.recipes.prepare import Lesson, Rows, read_project, teach
+from fledge.recipes.reference import with_reference
+from fledge.recipes.spread import spread_of
+from fledge.recipes.texts import texts_of
+from fledge.records import Judged, Learnt, Preference
+from fledge.training.aims import aim_of
+from fledge.training.auto import Means, lora_settings, resolve
+from fledge.training.batch import Batch, Memory, batches, num_steps
+from fledge.training.memory_plan import MemoryPlan
+from fledge.training.optim import adamw
+
+
+def _quiet(_: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a run is made of, resolved: no `auto` is left."""
+
+    config: Config
+    weights: Weights
+    base_sha256: str
+    template: ChatTemplate
+    lesson: Lesson
+    held_out: Lesson
+    threads: int
+    plain: str
+    plan: MemoryPlan
+    places: Places | None
+    course: Course
+    spread: dict[str, Any]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def identity(self) -> str:
+        """A hash of all that decides the outcome; a checkpoint goes on only under the same one."""
+        parts = {
+            "base": self.base_sha256,
+            "rows": self.lesson.digest,
+            "course": self.course.digest,
+            "knobs": self.config.model_dump(include=self._deciding),
+            "threads": self.threads,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _deciding(self) -> set[str]:
+        """The sections of the knobs that decide what is trained."""
+        compares = aim_of(self.config).learns_from != "answers"
+        return {"objective", "method", "train"} | ({"preference"} if compares else set())
+
+    @property
+    def lora(self) -> LoraSettings:
+        return lora_settings(self.config.train)
+
+    @property
+    def steps(self) -> int:
+        train = self.config.train
+        assert train.epochs != "auto" and train.rows_per_step != "auto"
+        return num_steps(self.course.rows_per_epoch, epochs=train.epochs, rows_per_step=train.rows_per_step)
+
+
+def prepare(
+    project: Path,
+    config: Config,
+    *,
+    threads: int | None = None,
+    today: datetime.date | None = None,
+    say: Callable[[str], None] = _quiet,
+) -> Setup:
+    """Read rows and model, decide what is taught, resolve every `auto`. Nothing is written.
+
+    `threads` and `today` are those of an interrupted run that goes on: its sums and its prompts depend on them.
+    """
+    today = today or datetime.date.today()
+    rows = read_project(project, config)
+    weights = open_weights(resolve_model(config.model, base_dir=project))
+    template = ChatTemplate(load_tokenizer(weights), today=today)
+    context = weights.shape.context_tokens
+    lesson = teach(rows.train, template, config, context_tokens=context)
+    held_out = teach(rows.held_out, template, config, context_tokens=context, held_out=True)
+    machine = survey(say)
+    torch.set_num_threads(threads or machine.threads)
+    plain = plain_reason(weights, dora=config.train.dora)
+    check_options(config, weights, plain=plain)
+    all_logits = bool(plain) and prepare_plain(weights)
+    places = places_of(config.train, lesson.examples, plain=plain)
+    held = remembered_bytes(config.train, places, weights.shape, dtype=machine.dtype)
+    course = plan_course(
+        lesson.rows,
+        weights=rows.weights,
+        temperature=config.data.temperature,
+        order=config.data.order,
+        seed=config.train.seed,
+    )
+    means = Means(
+        weights.shape,
+        sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names()),
+        machine,
+        rss_bytes() + held,
+        weight_bytes=(lambda dtype: held_bytes(weights, DTYPES[dtype])) if config.method == "qlora" else None,
+        plain=bool(plain),
+        all_logits=all_logits,
+    )
+    texts = bool(texts_of(rows.train))
+    resolved, choices, plan = resolve(config, examples=lesson.examples, course=course, means=means, texts=texts)
+    notes = _notes(rows, lesson, held_out, course, config, weights, plain)
+    return Setup(
+        resolved,
+        weights,
+        base_sha256=_base_digest(weights.path),
+        template=template,
+        lesson=lesson,
+        held_out=held_out,
+        threads=torch.get_num_threads(),
+        plain=plain,
+        plan=plan,
+        places=places,
+        course=course,
+        spread=spread_of(rows.train, lesson.examples),
+        notes=(*notes, *map(str, choices)),
+    )
+
+
+def _notes(
+    rows: Rows, lesson: Lesson, held_out: Lesson, course: Course, config: Config, weights: Weights, plain: str
+) -> list[str]:
+    """Return what a person should know before the first step, in words."""
+    notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"]
+    notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
+    notes += course.notes
+    notes += [f"held out: {held_out.left_out}"] if held_out.left_out else []
+    if config.train.after_prompt and not isinstance(weights, GgufWeights):
+        notes.append("train.after_prompt: the adapter opens in PEFT; to export and serve it, train on a GGUF file")
+    if plain and config.train.top_layers is not None:
+        notes.append("train.top_layers saves less here: the plain path computes the lower layers in every step")
+    return notes
+
+
+def _what_is_taught(rows: Sequence[Learnt]) -> str:
+    if isinstance(rows[0], Preference | Judged):
+        return "the answers that are compared, and the token that ends each"
+    texts = len(texts_of(rows))
+    answers = "the answers and the token that ends them"
+    whole = f"every token of {texts:,} text{'s' if texts > 1 else ''}"
+    return answers if not texts else whole if texts == len(rows) else f"{answers}, and {whole}"
+
+
+def _base_digest(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()
+
+
+def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.optim.Optimizer]:
+    """Return the model with its adapter, the adapter's parameters and their optimizer, as the run begins with them."""
+    train = setup.config.train
+    assert train.rank != "auto" and train.dtype != "auto"
+    torch.manual_seed(train.seed)
+    assert train.recompute != "auto"
+    model = load_model(
+        setup.weights,
+        dtype=DTYPES[train.dtype],
+        plain=setup.plain,
+        recompute=train.recompute,
+        stay=setup.config.method == "qlora",
+    )
+    model.add_adapter(setup.lora, seed=train.seed)
+    parameters = model.parameters()
+    return model, parameters, adamw(parameters, weight_decay=train.weight_decay, lora_plus=train.lora_plus)
+
+
+def stream(setup: Setup, *, first_step: int = 0, memory: Memory | None = None) -> Iterator[Batch]:
+    """Yield the run's batches from `first_step` on."""
+    train = setup.config.train
+    assert train.rows_per_step != "auto" and train.tokens_per_piece != "auto"
+    return batches(
+        setup.lesson.examples,
+        rows_per_step=train.rows_per_step,
+        tokens_per_piece=train.tokens_per_piece,
+        course=setup.course,
+        first_step=first_step,
+        steps=setup.steps,
+        trunk=not setup.plain,
+        memory=memory,
+        unit=setup.lesson.unit,
+        aside=setup.lesson.aside,
+    )
+
+
+def refer(setup: Setup, model: CausalModel, say: Callable[[str], None] = _quiet) -> Setup:
+    """Return the setup with what the model as it was makes of the rows, where the objective compares with it."""
+    train = setup.config.train
+    if not aim_of(setup.config).reference:
+        return setup
+    assert train.tokens_per_piece != "auto"
+    key = f"{setup.base_sha256} {train.dtype} {setup.threads} {model.path} {fledge.__version__}"
+    size = min(train.tokens_per_piece, setup.plan.tokens)
+    lesson, held_out = (
+        with_reference(model, part, key=key, tokens_per_piece=size, say=say) for part in (setup.lesson, setup.held_out)
+    )
+    return replace(setup, lesson=lesson, held_out=held_out)

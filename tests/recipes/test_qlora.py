@@ -26,7 +26,10 @@ from tiny import save_project, save_tiny_model
 METHODS = ("lora", "qlora")
 
 
-@pytest.fixture(scope="module", params=["q8_0", "q4_0", "q4_k_m", "q5_k_m", "q6_k"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("q4_0", "q5_k_m", "q6_k")]
+
+
+@pytest.fixture(scope="module", params=["q8_0", "q4_k_m", *SLOW])
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project over a small model with an own head, in a file of this type."""
     folder = save_project(tmp_path_factory.mktemp("qlora") / request.param, epochs=2)
@@ -71,6 +74,7 @@ def test_weights_stay_in_their_blocks(project: Path) -> None:
     assert isinstance(weights, GgufWeights) and held_bytes(weights, torch.float32) < dense
 
 
+@pytest.mark.slow
 def test_the_adapter_is_served_on_the_untouched_base(tmp_path: Path, starter_gguf: Path) -> None:
     """With the real starter: what llama.cpp answers with base and adapter is what was trained."""
     project = save_project(tmp_path / "project", epochs=1)

@@ -32,7 +32,7 @@ class Terms:
 class Aim:
     """An objective as it is chosen by name: what it learns from, and how its function is made.
 
-    reference: it compares with the model as it was. betas: what preference.beta is where nobody says. before: what it
+    reference: it compares with the model as it was. beta: what preference.beta is where nobody says. before: what it
     has to know of a whole step.
     """
 

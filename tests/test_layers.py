@@ -19,7 +19,7 @@ SOURCE = Path(fledge.__file__).parents[1]
 
 # A room may import lower layers and itself; rooms of one layer meet on disk or in recipes.
 LAYERS = {
-    "fledge": 0, "errors": 0, "records": 0, "config": 0, "project": 0,
+    "fledge": 0, "errors": 0, "records": 0, "config": 0, "project": 0, "kept": 0,
     "data": 1, "runtime": 1, "rewards": 1,
     "model": 2,
     "objective": 3,

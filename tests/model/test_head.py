@@ -13,7 +13,7 @@ from fledge.model.engine import head as lm_head
 from fledge.model.engine.compiled import kernels_for
 from fledge.model.engine.kernels import Kernels
 from fledge.model.engine.plain import PlainKernels
-from fledge.objective import OBJECTIVES, Terms
+from fledge.objective import OBJECTIVES
 from fledge.objective.scored import Scored
 from fledge.objective.sft import sft
 
@@ -125,4 +125,4 @@ def test_sft_weights_tokens_and_its_shares_add_up() -> None:
 
 
 def test_every_objective_has_a_name() -> None:
-    assert OBJECTIVES["sft"].make(Terms()) is sft
+    assert OBJECTIVES["sft"].function is sft

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fledge.config import Config
+from fledge.config import Config, PreferenceConfig
 from fledge.data.course import plain
 from fledge.data.mismatched import mismatched
 from fledge.data.wanted import LEARNS_FROM, UNITS
-from fledge.objective import OBJECTIVES, Terms
+from fledge.objective import OBJECTIVES
 from fledge.objective.preference import KL_REWARD, kl_reward
 from fledge.objective.scored import Scored
 from fledge.records import Example
@@ -25,9 +25,11 @@ from fledge.training.ranks import Ranks
 from fledge.training.score import scored_pieces, sequence_logps, step_facts
 from tiny import load_tiny, save_tiny_model
 
-KNOBS = Terms(beta=0.3, gamma=0.4, label_smoothing=0.1, sft_weight=0.2, good_weight=1.0, bad_weight=1.5)
-BARE = Terms(beta=0.1, good_weight=1.0, bad_weight=1.0)
-PAIRED = [name for name, aim in OBJECTIVES.items() if aim.learns_from == "pairs"]
+KNOBS = PreferenceConfig(
+    beta=0.3, gamma=0.4, label_smoothing=0.1, sft_weight=0.2, good_weight=1.0, bad_weight=1.5
+).model_dump()
+BARE = PreferenceConfig(beta=0.1, good_weight=1.0, bad_weight=1.0).model_dump()
+PAIRED = [name for name in OBJECTIVES if LEARNS_FROM[name] == "pairs"]
 
 
 def sigmoid(x: float) -> float:
@@ -169,7 +171,7 @@ def taken(model: object, batch: Batch, name: str) -> tuple[float, Tensor]:
     for parameter in model.parameters().values():  # type: ignore[attr-defined]
         parameter.grad = None
     aim, total = OBJECTIVES[name], 0.0
-    facts = step_facts(model, batch, aim.before(KNOBS) if aim.before else None, Ranks())  # type: ignore[arg-type]
+    facts = step_facts(model, batch, aim.before(KNOBS), Ranks())  # type: ignore[arg-type]
     for scored in scored_pieces(model, batch, facts):  # type: ignore[arg-type]
         loss = aim.make(KNOBS)(scored)
         loss.value.backward()
@@ -186,7 +188,7 @@ def test_a_step_is_that_of_the_answers_one_by_one(name: str, tokens: int, tmp_pa
     references = [-1.0 * len(e.ids) / 3 for e in examples]
     examples = with_columns(examples, references, judged=name == "kto")
     aside = with_columns(mismatched(examples, limit=100), references) if name == "kto" else []
-    unit = OBJECTIVES[name].unit
+    unit = UNITS[LEARNS_FROM[name]]
     (batch,) = batches(
         examples,
         rows_per_step=len(examples) // unit,
@@ -273,7 +275,7 @@ def test_what_is_set_aside_gets_no_gradient(tmp_path: Path) -> None:
 
 def test_rows_are_read_as_the_objectives_take_them() -> None:
     """Reading rows needs no torch, so what an objective learns from is said there as well."""
-    assert {name: aim.learns_from for name, aim in OBJECTIVES.items()} == dict(LEARNS_FROM)
-    assert all(UNITS[aim.learns_from] == aim.unit for aim in OBJECTIVES.values())
-    assert all((aim.before is not None) == (aim.learns_from == "judged") for aim in OBJECTIVES.values())
+    assert LEARNS_FROM.keys() == OBJECTIVES.keys()
+    assert all((aim.facts is not None) == (LEARNS_FROM[name] == "judged") for name, aim in OBJECTIVES.items())
+    assert all(set(aim.terms) <= set(PreferenceConfig.model_fields) for aim in OBJECTIVES.values())
     assert set(get_args(Config.model_fields["objective"].annotation)) == set(OBJECTIVES)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from fledge.config import load_config
-from fledge.errors import ConfigError, RunError
+from fledge.errors import ConfigError, DiskError, RunError
 from fledge.model.adapter import load_adapter
 from fledge.model.combine import Recipe
 from fledge.project import list_runs, read_json
 from fledge.recipes.combine import combine_runs, weights_of
 from fledge.recipes.ship import export, open_run
-from fledge.recipes.tune import tune
+from fledge.recipes.tune import resume, tune
 from tiny import save_project
 
 
@@ -41,6 +41,8 @@ def test_two_runs_become_one_that_is_exported(project: Path) -> None:
     assert list(manifest["parents"]) == [run.path.name for run in runs]
     files = export(open_run(project, made), types=["f16"], with_adapter=False)["files"]
     assert files[0]["parity"]["passed"]
+    with pytest.raises(RunError, match="made of other runs"):
+        resume(project, made)
     page = made.report.read_text(encoding="utf-8")
     assert f"0.75 × {runs[0].path.name}" in page and "not trained" in page
 
@@ -62,4 +64,16 @@ def test_nothing_is_written_for_what_does_not_fit(project: Path) -> None:
             combine_runs(project, runs, Recipe("linear", (1.0, 1.0)))
     finally:
         manifest.write_text(held, encoding="utf-8")
+    assert len(list_runs(project)) == before
+
+
+def test_a_run_that_could_not_be_written_leaves_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(list_runs(project))
+
+    def full(*_: object) -> None:
+        raise DiskError("setup.disk", "no room.")
+
+    monkeypatch.setattr("fledge.recipes.combine.save_adapter", full)
+    with pytest.raises(DiskError):
+        combine_runs(project, list_runs(project)[:2], Recipe("linear", (1.0, 1.0)))
     assert len(list_runs(project)) == before

@@ -188,3 +188,11 @@ def test_an_adapter_after_the_prompt_learns_pairs_too(tmp_path: Path) -> None:
 def test_other_ways_to_compute_them(options: list[str], tmp_path: Path) -> None:
     project = save_pairs(tmp_path / "project")
     assert tune(project, load_config(project, options))["eval_metrics"]["accuracy"] == 1.0
+
+
+def test_a_knob_that_says_nothing_to_the_objective_is_told(tmp_path: Path) -> None:
+    project = save_pairs(tmp_path / "project")
+    knobs = ["preference.gamma=1.0", "preference.label_smoothing=0.1", "preference.bad_weight=2"]
+    notes = prepare(project, load_config(project, knobs)).notes
+    assert "WARNING: preference.gamma, preference.bad_weight: says nothing to dpo" in notes
+    assert not any("says nothing" in note for note in prepare(project, load_config(project)).notes)

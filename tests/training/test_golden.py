@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from fledge.config import PreferenceConfig
 from fledge.data.course import plain
 from fledge.data.mismatched import mismatched
-from fledge.objective import OBJECTIVES, Aim, Terms
+from fledge.data.wanted import LEARNS_FROM, UNITS
+from fledge.objective import OBJECTIVES
 from fledge.records import Example
 from fledge.training.batch import batches
 from fledge.training.loop import Plan, fit
@@ -33,19 +35,19 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-KNOBS = Terms(beta=0.05, good_weight=1.0, bad_weight=1.5, sft_weight=0.1)
+KNOBS = PreferenceConfig(beta=0.05, good_weight=1.0, bad_weight=1.5, sft_weight=0.1).model_dump()
 # Objectives that are one function under two names are recorded once, under the first.
 DISTINCT = {aim: name for name, aim in reversed(OBJECTIVES.items())}.values()
 
 
-def rows_of(aim: Aim) -> tuple[list[Example], list[Example]]:
+def rows_of(name: str) -> tuple[list[Example], list[Example]]:
     """Return what 32 rows of the objective are, and what it sets aside."""
-    examples = random_examples(32 * aim.unit)
-    if aim.learns_from == "answers":
+    examples = random_examples(32 * UNITS[LEARNS_FROM[name]])
+    if LEARNS_FROM[name] == "answers":
         return examples, []
     columns = [{"reference": -7.3 * e.num_taught, "label": float(i % 3 == 0)} for i, e in enumerate(examples)]
     examples = [replace(e, columns=own) for e, own in zip(examples, columns, strict=True)]
-    return examples, mismatched(examples, limit=64) if aim.before else []
+    return examples, mismatched(examples, limit=64) if LEARNS_FROM[name] == "judged" else []
 
 
 @pytest.mark.usefixtures("_one_thread")
@@ -56,7 +58,7 @@ def test_the_losses_are_the_recorded_ones(name: str, tmp_path: Path) -> None:
     plan = Plan(STEPS, 0, Schedule(1e-2, STEPS, 0.1), 1.0, 1e9, lambda step: None)
     course = plain(32, seed=0)
     aim = OBJECTIVES[name]
-    examples, aside = rows_of(aim)
+    examples, aside = rows_of(name)
     stream = batches(
         examples,
         rows_per_step=8,
@@ -64,10 +66,10 @@ def test_the_losses_are_the_recorded_ones(name: str, tmp_path: Path) -> None:
         course=course,
         first_step=0,
         steps=STEPS,
-        unit=aim.unit,
+        unit=UNITS[LEARNS_FROM[name]],
         aside=aside,
     )
-    plan = replace(plan, before=aim.before(KNOBS) if aim.before else None)
+    plan = replace(plan, before=aim.before(KNOBS))
     losses = [step.loss for step in fit(model, stream, aim.make(KNOBS), optimizer, plan)]
     path = GOLDEN / f"{name}.json"
     if os.environ.get(REGENERATE):

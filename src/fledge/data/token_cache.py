@@ -8,8 +8,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import io
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.data.template import ChatTemplate
+from fledge.kept import keep, read_kept
 from fledge.records import Example, Taught, Text
 
 # Fewer characters are tokenised faster than a file is looked for, read and kept tidy.
 WORTH_CHARS = 200_000
 MAX_BYTES = 1 << 30
-DIGEST_BYTES = 32
 
 
 def worth(rows: Sequence[Taught]) -> bool:
@@ -46,14 +44,7 @@ def key_of(rows: Sequence[Taught], template: ChatTemplate, taught: str, limit: i
 
 def load(folder: Path, key: str, rows: Sequence[Taught]) -> Iterator[list[Example]] | None:
     """Return an iterator over the examples of each row, or None where they are not kept or no longer whole."""
-    path = folder / f"{key}.tokens"
-    try:
-        raw = path.read_bytes()
-        os.utime(path)
-    except OSError:
-        return None
-    digest, held = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
-    if hashlib.sha256(held).digest() != digest:
+    if (held := read_kept(folder / f"{key}.tokens")) is None:
         return None
     with np.load(io.BytesIO(held)) as kept:
         ids, taught, ends, counts = kept["ids"], kept["taught"], kept["ends"], kept["counts"].tolist()
@@ -89,23 +80,4 @@ def save(folder: Path, key: str, examples: Sequence[Example], counts: Sequence[i
         ends=np.cumsum(np.fromiter((len(example.ids) for example in examples), dtype=np.int64)),
         counts=np.array(counts, dtype=np.int64),
     )
-    raw = held.getvalue()
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=folder) as staging:
-            staged = Path(staging) / f"{key}.tokens"
-            staged.write_bytes(hashlib.sha256(raw).digest() + raw)
-            staged.replace(folder / staged.name)
-        _tidy(folder)
-    except OSError:
-        return
-
-
-def _tidy(folder: Path) -> None:
-    """Remove the files that were used longest ago, until the others fit."""
-    kept = sorted(folder.glob("*.tokens"), key=lambda path: path.stat().st_mtime, reverse=True)
-    total = 0
-    for path in kept:
-        total += path.stat().st_size
-        if total > MAX_BYTES:
-            path.unlink(missing_ok=True)
+    keep(folder / f"{key}.tokens", held.getvalue(), most_bytes=MAX_BYTES)

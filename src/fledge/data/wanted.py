@@ -78,7 +78,7 @@ def for_answers(reading: Reading, path: Path) -> Reading:
         what = "the worse answers" if isinstance(first, Preference) else "the bad answers"
         raise DataError(
             "data.other_objective",
-            f"read as {reading.form}: sft would leave {what} out.",
+            f"read as {reading.form}: {what} would be left out.",
             where=str(path),
             remedy=f"Set objective: {FITTING[type(first)]}; or, to learn the better answers alone, name the form: "
             f"data.format={reading.form}.",

@@ -5,91 +5,50 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any
 
 from fledge.objective import preference
-from fledge.objective.scored import Before, Objective
+from fledge.objective.scored import Before, Loss, Objective
 from fledge.objective.sft import sft
-
-RowKind = Literal["answers", "pairs", "judged"]
-# Of each kind, how many sequences a row is.
-UNITS: Mapping[RowKind, int] = {"answers": 1, "pairs": 2, "judged": 1}
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What an objective can be told. See objective.preference for what each of them does."""
-
-    beta: float = 0.1
-    gamma: float = 0.5
-    label_smoothing: float = 0.0
-    sft_weight: float = 0.0
-    good_weight: float = 1.0
-    bad_weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Aim:
-    """An objective as it is chosen by name: what it learns from, and how its function is made.
+    """An objective as it is chosen by name: `function` with the knobs that it can be told by name in `terms`.
 
-    reference: it compares with the model as it was. beta: what preference.beta is where nobody says. before: what it
-    has to know of a whole step.
+    reference: it compares with the model as it was. beta: what that knob is where nobody says. facts: finds what it has
+    to know of a whole step, and is told `facts_terms`.
     """
 
-    learns_from: RowKind
-    make: Callable[[Terms], Objective]
+    function: Callable[..., Loss]
+    terms: tuple[str, ...] = ()
     reference: bool = False
     beta: float = 0.1
-    before: Callable[[Terms], Before] | None = None
+    facts: Callable[..., Any] | None = None
+    facts_terms: tuple[str, ...] = ()
 
-    @property
-    def unit(self) -> int:
-        return UNITS[self.learns_from]
+    def make(self, knobs: Mapping[str, float]) -> Objective:
+        """Return the objective under resolved `knobs`, of which it takes its own."""
+        return partial(self.function, **{name: knobs[name] for name in self.terms})
 
-
-def _sft(_: Terms) -> Objective:
-    return sft
-
-
-def _dpo(terms: Terms) -> Objective:
-    smoothing, weight = terms.label_smoothing, terms.sft_weight
-    return partial(preference.dpo, beta=terms.beta, label_smoothing=smoothing, sft_weight=weight)
-
-
-def _ipo(terms: Terms) -> Objective:
-    return partial(preference.ipo, beta=terms.beta, sft_weight=terms.sft_weight)
-
-
-def _simpo(terms: Terms) -> Objective:
-    return partial(
-        preference.simpo,
-        beta=terms.beta,
-        gamma=terms.gamma,
-        label_smoothing=terms.label_smoothing,
-        sft_weight=terms.sft_weight,
-    )
-
-
-def _orpo(terms: Terms) -> Objective:
-    return partial(preference.orpo, beta=terms.beta)
-
-
-def _kto(terms: Terms) -> Objective:
-    good, bad = terms.good_weight, terms.bad_weight
-    return partial(preference.kto, beta=terms.beta, good_weight=good, bad_weight=bad)
-
-
-def _kto_before(terms: Terms) -> Before:
-    return partial(preference.kl_reward, beta=terms.beta)
+    def before(self, knobs: Mapping[str, float]) -> Before | None:
+        """Return what has to be found of a whole step before it, if anything."""
+        return partial(self.facts, **{name: knobs[name] for name in self.facts_terms}) if self.facts else None
 
 
 # Continued pre-training is the same mean over other tokens: all of a text, not the answers alone.
 OBJECTIVES: Mapping[str, Aim] = {
-    "sft": Aim("answers", _sft),
-    "text": Aim("answers", _sft),
-    "dpo": Aim("pairs", _dpo, reference=True),
-    "ipo": Aim("pairs", _ipo, reference=True),
-    "orpo": Aim("pairs", _orpo),
-    "simpo": Aim("pairs", _simpo, beta=2.0),
-    "kto": Aim("judged", _kto, reference=True, before=_kto_before),
+    "sft": Aim(sft),
+    "text": Aim(sft),
+    "dpo": Aim(preference.dpo, ("beta", "label_smoothing", "sft_weight"), reference=True),
+    "ipo": Aim(preference.ipo, ("beta", "sft_weight"), reference=True),
+    "orpo": Aim(preference.orpo, ("beta",)),
+    "simpo": Aim(preference.simpo, ("beta", "gamma", "label_smoothing", "sft_weight"), beta=2.0),
+    "kto": Aim(
+        preference.kto,
+        ("beta", "good_weight", "bad_weight"),
+        reference=True,
+        facts=preference.kl_reward,
+        facts_terms=("beta",),
+    ),
 }

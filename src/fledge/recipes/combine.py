@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,16 +54,21 @@ def combine_runs(
     notes = [f"made of {parts}: {recipe.how}, {HOWS[recipe.how]}"]
     if combined.kept < 1:
         notes.append(f"rank {combined.adapter.rank} holds {combined.kept:.1%} of what they change")
-    record = yaml.safe_load(runs[0].knobs.read_text(encoding="utf-8"))
-    record |= {"fledge": fledge.__version__, "notes": notes, "spread": {}}
-    write_text_atomic(made.knobs, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
-    save_adapter(combined.adapter, made.adapter)
-    tensors = made.adapter / "adapter_model.safetensors"
-    manifest = {**manifests[0], "fledge": fledge.__version__, "adapter_sha256": sha256_of(tensors)}
-    manifest |= {"parents": {name: m["adapter_sha256"] for name, m in zip(names, manifests, strict=True)}}
-    manifest |= {"summary": _summary(made, recipe, names, combined.kept, manifests[0]["summary"])}
-    write_json_atomic(made.manifest, manifest)
-    write_report(made)
+    try:
+        record = yaml.safe_load(runs[0].knobs.read_text(encoding="utf-8"))
+        record |= {"fledge": fledge.__version__, "notes": notes, "spread": {}}
+        write_text_atomic(made.knobs, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+        save_adapter(combined.adapter, made.adapter)
+        tensors = made.adapter / "adapter_model.safetensors"
+        manifest = {**manifests[0], "fledge": fledge.__version__, "adapter_sha256": sha256_of(tensors)}
+        manifest |= {"parents": {name: m["adapter_sha256"] for name, m in zip(names, manifests, strict=True)}}
+        manifest |= {"summary": _summary(made, recipe, names, combined.kept, manifests[0]["summary"])}
+        write_json_atomic(made.manifest, manifest)
+        write_report(made)
+    except BaseException:
+        # Without its manifest it would pass for a run that can be gone on with.
+        shutil.rmtree(made.path, ignore_errors=True)
+        raise
     for note in notes:
         say(note)
     return {

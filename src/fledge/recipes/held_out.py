@@ -14,7 +14,7 @@ from fledge.model.causal import CausalModel
 from fledge.recipes.once import places_of, remember
 from fledge.recipes.prepare import Lesson
 from fledge.records import Example
-from fledge.training.aims import aim_of, before_of, objective_of
+from fledge.training.aims import before_of, compares, objective_of
 from fledge.training.batch import to_batch
 from fledge.training.score import measured
 
@@ -54,7 +54,7 @@ def measure(model: CausalModel, held_out: Lesson, config: Config, *, max_tokens:
             beside = [held_out.aside[row] for row in rows]
             batch = replace(batch, aside=to_batch(beside, tokens_per_piece=size, trunk=trunk))
         found[task] = measured(model, batch, objective, before)
-        weights[task] = batch.weight if aim_of(config).learns_from == "answers" else batch.num_rows
+        weights[task] = batch.num_rows if compares(config) else batch.weight
     if not found:
         return Measured(None, {}, {})
     losses = {task: loss for task, (loss, _) in found.items()}

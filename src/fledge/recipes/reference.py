@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from fledge.data.packed import PackedExamples
+from fledge.kept import keep, read_kept
 from fledge.model.cache import cache_root
 from fledge.model.causal import CausalModel
 from fledge.recipes.prepare import Lesson
@@ -17,9 +17,9 @@ from fledge.records import Example
 from fledge.training.score import sequence_logps
 
 REFERENCE = "reference"
-DIGEST_BYTES = 32
-# Files of the cache that are kept: each holds eight bytes for every example of a project.
-MOST_KEPT = 64
+# A number of the file, and of all files what is kept.
+BYTES, MOST_BYTES = 8, 64 << 20
+SAID_EVERY_S = 10.0
 
 
 def with_reference(
@@ -33,13 +33,27 @@ def with_reference(
         return lesson
     every: list[Example] = [*lesson.examples, *lesson.aside]
     path = cache_root() / "reference" / f"{_digest(every, key)}.logps"
-    logps = _kept(path, len(every))
-    if logps is None:
-        say(f"scores {len(every):,} answers with the model as it is, once")
-        with model.disabled():
-            logps = sequence_logps(model, every, tokens_per_piece=tokens_per_piece)
-        _keep(path, logps)
+    if (held := read_kept(path)) is not None and len(held) == BYTES * len(every):
+        return with_columns(lesson, array("d", held))
+    say(f"scores {len(every):,} answers with the model as it is, once")
+    with model.disabled():
+        logps = sequence_logps(model, every, tokens_per_piece=tokens_per_piece, done=_progress(len(every), say))
+    keep(path, array("d", logps).tobytes(), most_bytes=MOST_BYTES)
     return with_columns(lesson, logps)
+
+
+def _progress(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
+    """Return what says now and then how far the scoring is and how long it will still take."""
+    started = said = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= SAID_EVERY_S and done < total:
+            said = now
+            say(f"scored {done:,} of {total:,}, some {(now - started) / done * (total - done):.0f} s left")
+
+    return tell
 
 
 def with_columns(lesson: Lesson, logps: Sequence[float]) -> Lesson:
@@ -61,31 +75,3 @@ def _digest(examples: Sequence[Example], key: str) -> str:
     for example in examples:
         digest.update(repr((example.ids, example.weights)).encode())
     return digest.hexdigest()[:40]
-
-
-def _kept(path: Path, count: int) -> list[float] | None:
-    """Return what was kept, or None where there is nothing, or nothing whole."""
-    try:
-        raw = path.read_bytes()
-    except OSError:
-        return None
-    if hashlib.sha256(raw[DIGEST_BYTES:]).digest() != raw[:DIGEST_BYTES] or len(raw) % 8:
-        return None
-    values = array("d", raw[DIGEST_BYTES:])
-    return values.tolist() if len(values) == count else None
-
-
-def _keep(path: Path, logps: Sequence[float]) -> None:
-    """Keep them for the next time. A full disk keeps nothing and is no error."""
-    raw = array("d", logps).tobytes()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=path.parent) as staging:
-            staged = Path(staging) / path.name
-            staged.write_bytes(hashlib.sha256(raw).digest() + raw)
-            staged.replace(path)
-        kept = sorted(path.parent.glob("*.logps"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for old in kept[MOST_KEPT:]:
-            old.unlink(missing_ok=True)
-    except OSError:
-        return

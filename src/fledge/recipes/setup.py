@@ -34,7 +34,7 @@ from fledge.recipes.reference import with_reference
 from fledge.recipes.spread import spread_of
 from fledge.recipes.texts import texts_of
 from fledge.records import Judged, Learnt, Preference
-from fledge.training.aims import aim_of
+from fledge.training.aims import aim_of, compares, unheard
 from fledge.training.auto import Means, lora_settings, resolve
 from fledge.training.batch import Batch, Memory, batches, num_steps
 from fledge.training.memory_plan import MemoryPlan
@@ -77,8 +77,7 @@ class Setup:
     @property
     def _deciding(self) -> set[str]:
         """The sections of the knobs that decide what is trained."""
-        compares = aim_of(self.config).learns_from != "answers"
-        return {"objective", "method", "train"} | ({"preference"} if compares else set())
+        return {"objective", "method", "train"} | ({"preference"} if compares(self.config) else set())
 
     @property
     def lora(self) -> LoraSettings:
@@ -160,6 +159,8 @@ def _notes(
     notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"]
     notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
     notes += course.notes
+    if unused := unheard(config):
+        notes.append(f"WARNING: preference.{', preference.'.join(unused)}: says nothing to {config.objective}")
     notes += [f"held out: {held_out.left_out}"] if held_out.left_out else []
     if config.train.after_prompt and not isinstance(weights, GgufWeights):
         notes.append("train.after_prompt: the adapter opens in PEFT; to export and serve it, train on a GGUF file")

@@ -73,8 +73,16 @@ def resume(project: Path, run: RunFolder, *, listener: Listener | None = None) -
     """
     listener = listener or Listener()
     if run.finished:
+        summary = dict(json.loads(run.manifest.read_text(encoding="utf-8"))["summary"])
+        if "made_of" in summary:
+            raise RunError(
+                "run.not_resumable",
+                "it is made of other runs and was not trained.",
+                where=str(run.path),
+                remedy="Train one of those, or start a new run with `fledge train`.",
+            )
         listener.say(f"{run.path.name} is finished already.")
-        return dict(json.loads(run.manifest.read_text(encoding="utf-8"))["summary"])
+        return summary
     try:
         record = yaml.safe_load(run.knobs.read_text(encoding="utf-8"))
         config, identity, threads = Config.model_validate(record["knobs"]), record["identity"], int(record["threads"])

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from fledge.config import Config, PreferenceConfig, TrainConfig, size_bytes
 from fledge.data.course import Course
+from fledge.data.wanted import LEARNS_FROM, UNITS
 from fledge.model.hardware import DTYPES, Machine
 from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
 from fledge.records import Example
-from fledge.training.aims import aim_of
+from fledge.training.aims import aim_of, compares
 from fledge.training.memory_plan import Job, MemoryPlan, plan_memory
 
 # Row visits after which a 135M model with rank 16 had learnt tens to hundreds of facts by heart (benchmarks/README.md).
@@ -65,11 +66,11 @@ def resolve(
     TrainError `train.memory` where nothing fits into train.ram.
     """
     machine, prose = means.machine, texts and config.objective == "text"
-    compares = aim_of(config).learns_from != "answers"
+    compared = compares(config)
     preference, told = _preference(config, examples)
     rules: dict[str, tuple[object, str]] = {
-        "epochs": _reads() if prose else _comparisons() if compares else _epochs(course.rows_per_epoch),
-        "lr": _lr(means.num_params, compares=compares),
+        "epochs": _reads() if prose else _comparisons() if compared else _epochs(course.rows_per_epoch),
+        "lr": _lr(means.num_params, compared=compared),
         "rank": (16, "enough for hundreds of facts in a small model; more costs time, not quality"),
         "rows_per_step": _passages_per_step(examples) if prose else _rows_per_step(course.rows_per_epoch),
         "dtype": (machine.dtype, machine.dtype_reason),
@@ -77,7 +78,7 @@ def resolve(
     }
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.train, knob) == "auto"}
     train = config.train.model_copy(update={knob: value for knob, (value, _) in chosen.items()})
-    plan = _plan(train, examples, course, means, unit=aim_of(config).unit)
+    plan = _plan(train, examples, course, means, unit=UNITS[LEARNS_FROM[config.objective]])
     more = {"tokens_per_piece": _piece_reason(plan), "recompute": _recompute_reason(plan)}
     chosen |= {knob: rule for knob, rule in more.items() if getattr(train, knob) == "auto"}
     values = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
@@ -101,8 +102,7 @@ def _preference(config: Config, examples: Sequence[Example]) -> tuple[Preference
     }
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.preference, knob) == "auto"}
     values = config.preference.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
-    asked = [] if aim.learns_from == "answers" else ["beta"] if aim.learns_from == "pairs" else list(rules)
-    choices = [Choice(f"preference.{k}", round(v, 3), why) for k, (v, why) in chosen.items() if k in asked]
+    choices = [Choice(f"preference.{k}", round(v, 3), why) for k, (v, why) in chosen.items() if k in aim.terms]
     return PreferenceConfig.model_validate(values), choices
 
 
@@ -184,9 +184,9 @@ def _comparisons() -> tuple[int, str]:
     return COMPARISON_EPOCHS, f"each row is compared {COMPARISON_EPOCHS} times; more often is learning it by heart"
 
 
-def _lr(num_params: int, *, compares: bool) -> tuple[float, str]:
+def _lr(num_params: int, *, compared: bool) -> tuple[float, str]:
     lr = 1e-3 if num_params < 200e6 else 5e-4 if num_params < 800e6 else 2e-4
-    if compares:
+    if compared:
         return COMPARISON_LR * lr, "comparing answers wants a smaller rate than learning them: it has no end of its own"
     size = f"{num_params / 1e6:.0f}M"
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from types import MappingProxyType
@@ -49,8 +49,17 @@ def scored_pieces(model: CausalModel, batch: Batch, facts: Mapping[str, float] =
 
 
 @torch.no_grad()
-def sequence_logps(model: CausalModel, examples: Sequence[Example], *, tokens_per_piece: int) -> list[float]:
-    """Return log p of each example's taught tokens, sum(w logp) in nats, prefixes that they share computed once."""
+def sequence_logps(
+    model: CausalModel,
+    examples: Sequence[Example],
+    *,
+    tokens_per_piece: int,
+    done: Callable[[int], None] = lambda _: None,
+) -> list[float]:
+    """Return log p of each example's taught tokens, sum(w logp) in nats, prefixes that they share computed once.
+
+    `done` is told how many are.
+    """
     order = sorted(range(len(examples)), key=lambda i: examples[i].ids)
     found = [0.0] * len(examples)
     for start in range(0, len(order), EXAMPLES_AT_ONCE):
@@ -61,6 +70,7 @@ def sequence_logps(model: CausalModel, examples: Sequence[Example], *, tokens_pe
         for scored in scored_pieces(model, batch):
             for place, logp in zip(scored.columns_S["place"].tolist(), scored.sums_S().tolist(), strict=True):
                 found[numbers[int(place)]] = logp
+        done(start + len(numbers))
     return found
 
 

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fledge.model.engine.kernels import HeadShape, Kernels, sums_dtype
+from fledge.model.engine.kernels import READ_AT_ONCE, HeadShape, Kernels, sums_dtype
 from fledge.model.engine.stored import Buffers, StoredSites
 from fledge.model.memory import forget_pages
 from fledge.model.shape import Shape
 from fledge.model.weights import Blocks, Weights
 
-# So many weights pass through float32 at a time: 64 MB.
-READ_AT_ONCE = 1 << 24
 # The fused products of a block, each with its projections in order. A projection is named as Hugging Face does.
 SITES: dict[str, tuple[str, ...]] = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

@@ -60,6 +60,10 @@ class LowRank:
     x: Tensor | None = None
 
 
+# So many weights pass through float32 at a time: 64 MB.
+READ_AT_ONCE = 1 << 24
+
+
 @dataclass(frozen=True)
 class Part:
     """One adapted projection of a site: its module, its rows of A, its columns of the output."""

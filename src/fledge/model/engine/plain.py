@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fledge.model.engine.kernels import Adapted, HeadShape, Keys, Layout, LowRank
+from fledge.model.engine.kernels import READ_AT_ONCE, Adapted, HeadShape, Keys, Layout, LowRank
 from fledge.model.style import Activation
 from fledge.model.tokens import TreeTokens
 from fledge.model.weights import Blocks
 
 WIDENED_ROWS = 8192
-# So many numbers pass through float32 at a time: 64 MB.
-READ_AT_ONCE = 1 << 24
 
 
 def read_blocks(out: Tensor, stored: Blocks) -> None:

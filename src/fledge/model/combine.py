@@ -19,7 +19,7 @@ from fledge.model.adapter import PREFIX, SIDES, Adapter
 Floats = NDArray[np.float32]
 How = Literal["linear", "ties", "dare"]
 HOWS: Mapping[str, str] = {
-    "linear": "the weighted sum, exactly",
+    "linear": "the weighted sum",
     "ties": "only the largest changes of each, and of those the ones that agree in sign",
     "dare": "changes dropped at random and the rest made larger, then the weighted sum",
 }

@@ -80,9 +80,9 @@ def kto(scored: Scored, *, beta: float, good_weight: float, bad_weight: float) -
     losses = torch.where(
         good, good_weight * (1 - torch.sigmoid(reward - z)), bad_weight * (1 - torch.sigmoid(z - reward))
     )
-    right = torch.where(good, reward > z, reward < z)
+    ahead = torch.where(good, reward - z, z - reward)
     metrics = {
-        "accuracy": Mean.of(right.to(reward.dtype)),
+        "accuracy": _right(ahead),
         "kl": Mean(z / beta, 1.0),
         "reward_good": Mean.of(reward[good]),
         "reward_bad": Mean.of(reward[~good]),
@@ -108,13 +108,18 @@ def _with_sft(scored: Scored, losses: Tensor, chosen: Tensor, rejected: Tensor, 
         losses = losses - sft_weight * _pairs(scored.sums_S() / scored.lengths_S())[0]
     likely_chosen, likely_rejected = _pairs((scored.sums_S() / scored.lengths_S()).detach())
     metrics = {
-        "likelier": Mean.of((likely_chosen > likely_rejected).to(losses.dtype)),
-        "accuracy": Mean.of((chosen > rejected).to(losses.dtype)),
+        "likelier": _right(likely_chosen - likely_rejected),
+        "accuracy": _right(chosen - rejected),
         "margin": Mean.of(chosen - rejected),
         "reward_chosen": Mean.of(chosen),
         "reward_rejected": Mean.of(rejected),
     }
     return Loss(losses.sum() / scored.step_rows, metrics)
+
+
+def _right(ahead: Tensor) -> Mean:
+    """Return the share that is above 0; what is 0, as all is before the first step, counts a half, as a guess would."""
+    return Mean.of((ahead > 0).to(ahead.dtype) + 0.5 * (ahead == 0).to(ahead.dtype))
 
 
 def _log_of_rest(logp: Tensor) -> Tensor:

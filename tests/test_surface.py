@@ -13,6 +13,7 @@ import fledge
 import generate
 from fledge.config import Config, knobs, load_config
 from fledge.errors import ConfigError
+from fledge.objective import OBJECTIVES
 
 SOURCE = Path(fledge.__file__).parent
 
@@ -38,8 +39,13 @@ def attributes(trees: list[ast.Module]) -> set[str]:
     return {node.attr for node in reads if isinstance(node.ctx, ast.Load)}
 
 
+def told_by_name() -> set[str]:
+    """Return the knobs that an objective's function is told by name; one that it does not take is a TypeError."""
+    return {term for aim in OBJECTIVES.values() for term in (*aim.terms, *aim.facts_terms)}
+
+
 def unread(names: list[str], trees: list[ast.Module]) -> list[str]:
-    found = attributes(trees)
+    found = attributes(trees) | told_by_name()
     return [name for name in names if name.rpartition(".")[2] not in found]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fledge.objective import preference
+from fledge.objective import policy, preference
 from fledge.objective.scored import Before, Loss, Objective
 from fledge.objective.sft import sft
 
@@ -27,7 +27,7 @@ class Aim:
     facts: Callable[..., Any] | None = None
     facts_terms: tuple[str, ...] = ()
 
-    def make(self, knobs: Mapping[str, float]) -> Objective:
+    def make(self, knobs: Mapping[str, Any]) -> Objective:
         """Return the objective under resolved `knobs`, of which it takes its own."""
         return partial(self.function, **{name: knobs[name] for name in self.terms})
 
@@ -51,4 +51,6 @@ OBJECTIVES: Mapping[str, Aim] = {
         facts=preference.kl_reward,
         facts_terms=("beta",),
     ),
+    "grpo": Aim(policy.grpo, ("clip_low", "clip_high", "kl_weight", "loss", "max_tokens", "max_ratio")),
+    "rloo": Aim(policy.rloo, ("clip_low", "clip_high", "max_ratio")),
 }

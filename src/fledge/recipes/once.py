@@ -13,7 +13,7 @@ from fledge.model.lora import ALL_LINEAR
 from fledge.model.shape import Shape
 from fledge.model.weights import GgufWeights, OtherWeights, Weights
 from fledge.records import Example
-from fledge.training.aims import aim_of
+from fledge.training.aims import aim_of, rolls_out
 from fledge.training.batch import Memory, to_tokens
 
 TOKENS_AT_ONCE = 1024
@@ -37,6 +37,11 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
         problem = "train.top_layers and train.after_prompt exclude each other."
     elif train.after_prompt and aim_of(config).facts:
         problem = f"objective {config.objective} and train.after_prompt exclude each other."
+    elif train.after_prompt and rolls_out(config):
+        problem = f"objective {config.objective} and train.after_prompt exclude each other."
+    elif rolls_out(config) and config.rl.temperature != 1 and shape.style.final_softcap:
+        problem = "rl.temperature is not 1, and the model caps its logits: what was drawn could not be told."
+        remedy = "Leave rl.temperature at 1."
     elif train.after_prompt and plain:
         problem = f"train.after_prompt needs the fast path, and {plain}."
     elif train.dora and isinstance(weights, GgufWeights) and shape.architecture != "llama":

@@ -30,11 +30,12 @@ from fledge.model.weights import GgufWeights, Weights, open_weights
 from fledge.project import sha256_of
 from fledge.recipes.once import check_options, places_of, remembered_bytes
 from fledge.recipes.prepare import Lesson, Rows, read_project, teach
+from fledge.recipes.prompts import resolve_rl, teach_prompts
 from fledge.recipes.reference import with_reference
 from fledge.recipes.spread import spread_of
 from fledge.recipes.texts import texts_of
 from fledge.records import Judged, Learnt, Preference
-from fledge.training.aims import aim_of, compares, unheard
+from fledge.training.aims import aim_of, compares, rolls_out, unheard
 from fledge.training.auto import Means, lora_settings, resolve
 from fledge.training.batch import Batch, Memory, batches, num_steps
 from fledge.training.memory_plan import MemoryPlan
@@ -77,7 +78,13 @@ class Setup:
     @property
     def _deciding(self) -> set[str]:
         """The sections of the knobs that decide what is trained."""
-        return {"objective", "method", "train"} | ({"preference"} if compares(self.config) else set())
+        own = {"preference"} if compares(self.config) else {"rl", "generate", "evaluate"} if self.rolls_out else set()
+        return {"objective", "method", "train"} | own
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether it learns from replies that it samples itself."""
+        return rolls_out(self.config)
 
     @property
     def lora(self) -> LoraSettings:
@@ -87,7 +94,8 @@ class Setup:
     def steps(self) -> int:
         train = self.config.train
         assert train.epochs != "auto" and train.rows_per_step != "auto"
-        return num_steps(self.course.rows_per_epoch, epochs=train.epochs, rows_per_step=train.rows_per_step)
+        once = num_steps(self.course.rows_per_epoch, epochs=train.epochs, rows_per_step=train.rows_per_step)
+        return once * (self.config.rl.updates if self.rolls_out else 1)
 
 
 def prepare(
@@ -107,14 +115,19 @@ def prepare(
     weights = open_weights(resolve_model(config.model, base_dir=project))
     template = ChatTemplate(load_tokenizer(weights), today=today)
     context = weights.shape.context_tokens
-    lesson = teach(rows.train, template, config, context_tokens=context)
-    held_out = teach(rows.held_out, template, config, context_tokens=context, held_out=True)
+    teacher, rl_choices = teach, []
+    if rolls_out(config):
+        config, rl_choices = resolve_rl(config, rows.train)
+        teacher = teach_prompts
+    lesson = teacher(rows.train, template, config, context_tokens=context)
+    held_out = teacher(rows.held_out, template, config, context_tokens=context, held_out=True)
     machine = survey(say)
     torch.set_num_threads(threads or machine.threads)
     plain = plain_reason(weights, dora=config.train.dora)
     check_options(config, weights, plain=plain)
     all_logits = bool(plain) and prepare_plain(weights)
-    places = places_of(config.train, lesson.examples, plain=plain)
+    # What a run samples is not known before: nothing of it can be computed once.
+    places = None if lesson.asked else places_of(config.train, lesson.examples, plain=plain)
     held = remembered_bytes(config.train, places, weights.shape, dtype=machine.dtype)
     course = plan_course(
         lesson.rows,
@@ -135,6 +148,7 @@ def prepare(
     texts = bool(texts_of(rows.train))
     resolved, choices, plan = resolve(config, examples=lesson.examples, course=course, means=means, texts=texts)
     notes = _notes(rows, lesson, held_out, course, config, weights, plain)
+    choices = [*rl_choices, *choices]
     return Setup(
         resolved,
         weights,
@@ -147,7 +161,7 @@ def prepare(
         plan=plan,
         places=places,
         course=course,
-        spread=spread_of(rows.train, lesson.examples),
+        spread=spread_of(() if lesson.asked else rows.train, lesson.examples),
         notes=(*notes, *map(str, choices)),
     )
 
@@ -156,16 +170,20 @@ def _notes(
     rows: Rows, lesson: Lesson, held_out: Lesson, course: Course, config: Config, weights: Weights, plain: str
 ) -> list[str]:
     """Return what a person should know before the first step, in words."""
-    notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"]
+    taught = f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"
+    if lesson.asked:
+        group, longest = config.rl.group, config.rl.max_tokens
+        taught = f"{lesson.num_rows} prompts, {group} replies of up to {longest} tokens to each, which are compared"
+    notes = [*rows.notes, taught]
     notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
     notes += course.notes
     if unused := unheard(config):
-        notes.append(f"WARNING: preference.{', preference.'.join(unused)}: says nothing to {config.objective}")
+        notes.append(f"WARNING: {', '.join(unused)}: says nothing to {config.objective}")
     notes += [f"held out: {held_out.left_out}"] if held_out.left_out else []
     if config.train.after_prompt and not isinstance(weights, GgufWeights):
         notes.append("train.after_prompt: the adapter opens in PEFT; to export and serve it, train on a GGUF file")
-    if plain and config.train.top_layers is not None:
-        notes.append("train.top_layers saves less here: the plain path computes the lower layers in every step")
+    if (plain or lesson.asked) and config.train.top_layers is not None:
+        notes.append("train.top_layers saves less here: the lower layers are computed in every step")
     return notes
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,13 +19,13 @@ import fledge
 from fledge.config import Config
 from fledge.errors import ConfigError, RunError
 from fledge.model.adapter import save_adapter
-from fledge.model.causal import CausalModel
 from fledge.model.memory import peak_rss_bytes
 from fledge.model.weights import OtherWeights
 from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
-from fledge.recipes.held_out import measure, summary_of_tasks
+from fledge.recipes.held_out import Measured, measure, summary_of_tasks
 from fledge.recipes.once import remember
 from fledge.recipes.report import write_report
+from fledge.recipes.rollouts import open_source
 from fledge.recipes.setup import Setup, build, prepare, refer, stream
 from fledge.training import checkpoint
 from fledge.training.aims import before_of, objective_of
@@ -63,7 +65,7 @@ def tune(project: Path, config: Config, *, listener: Listener | None = None) -> 
         "knobs": setup.config.model_dump(),
     }
     write_text_atomic(run.knobs, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
-    return _train(run, setup, listener)
+    return _train(project, run, setup, listener)
 
 
 def resume(project: Path, run: RunFolder, *, listener: Listener | None = None) -> dict[str, Any]:
@@ -98,10 +100,10 @@ def resume(project: Path, run: RunFolder, *, listener: Listener | None = None) -
             where=str(run.path),
             remedy="Put them back as they were, or start a new run with `fledge train`.",
         )
-    return _train(run, setup, listener)
+    return _train(project, run, setup, listener)
 
 
-def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
+def _train(project: Path, run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
     train = setup.config.train
     assert train.lr != "auto"
     for note in setup.notes:
@@ -123,15 +125,24 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
             before=before_of(setup.config),
         )
         objective = objective_of(setup.config)
-        memory = remember(model, train, setup.places, listener.say)
-        steps = stream(setup, first_step=first_step, memory=memory)
-        with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
-            fit(model, steps, objective, optimizer, plan, [log, listener.step])
-        adapter = model.adapter(setup.lora, base_name=setup.config.model)
-        if train.after_prompt:
-            adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
-        save_adapter(adapter, run.adapter)
-        return _finish(run, setup, model, sum(p.numel() for p in parameters.values()))
+        with ExitStack() as stack:
+            if setup.rolls_out:
+                source = stack.enter_context(open_source(setup, model, project=project, run=run, say=listener.say))
+                steps, look = source.batches(first_step), source.measure
+            else:
+                memory = remember(model, train, setup.places, listener.say)
+                steps = stream(setup, first_step=first_step, memory=memory)
+                look = partial(measure, model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
+            with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
+                fit(model, steps, objective, optimizer, plan, [log, listener.step])
+            adapter = model.adapter(setup.lora, base_name=setup.config.model)
+            if train.after_prompt:
+                adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
+            save_adapter(adapter, run.adapter)
+            measured = look()
+            with model.disabled():
+                before = look()
+        return _finish(run, setup, measured, before, sum(p.numel() for p in parameters.values()))
 
 
 def _restore(
@@ -147,11 +158,10 @@ def _restore(
     return step
 
 
-def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int) -> dict[str, Any]:
-    """Measure the held-out loss, write the manifest (which makes the run usable) and return the summary."""
-    measured = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
-    with model.disabled():
-        before = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
+def _finish(
+    run: RunFolder, setup: Setup, measured: Measured, before: Measured, num_trainable: int
+) -> dict[str, Any]:
+    """Write the manifest, which makes the run usable, and return the summary."""
     totals = _totals(run)
     summary = {
         "run": run.path.name,
@@ -160,6 +170,7 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
         "rows": setup.lesson.num_rows,
         "rows_too_long": len(setup.lesson.too_long),
         **asdict(totals),
+        **_rewards(run),
         "tokens_per_s": totals.tokens_effective / totals.seconds,
         "sharing": totals.tokens_effective / totals.tokens_computed,
         "eval_loss": measured.loss,
@@ -191,6 +202,13 @@ def _totals(run: RunFolder) -> Summary:
     """Return the totals over all steps of the run, those before an interruption included."""
     steps = [Step(**line) for line in read(run.metrics)]
     return Summary.of(steps)
+
+
+def _rewards(run: RunFolder) -> dict[str, float]:
+    """Return the mean reward of sampled replies in the first and in the last tenth of the steps, where there is one."""
+    told = [line["metrics"]["reward"] for line in read(run.metrics) if "reward" in line["metrics"]]
+    few = max(1, len(told) // 10)
+    return {"reward_first": fmean(told[:few]), "reward_last": fmean(told[-few:])} if told else {}
 
 
 @contextmanager

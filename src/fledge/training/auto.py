@@ -12,8 +12,9 @@ from fledge.model.hardware import DTYPES, Machine
 from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
 from fledge.records import Example
-from fledge.training.aims import aim_of, compares
+from fledge.training.aims import aim_of, compares, rolls_out
 from fledge.training.memory_plan import Job, MemoryPlan, plan_memory
+from fledge.training.rollout import as_rollouts, rollout_bytes
 
 # Row visits after which a 135M model with rank 16 had learnt tens to hundreds of facts by heart (benchmarks/README.md).
 ROW_VISITS = 1300
@@ -24,6 +25,8 @@ TEXT_EPOCHS = 3
 TEXT_STEP_TOKENS = 2048
 # Of answers that are compared: how often, and the share of the usual learning rate (docs/decisions.md).
 COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
+# Of replies that are rewarded: steps, and the share of the usual learning rate (docs/decisions.md).
+ROLLOUT_STEPS, ROLLOUT_LR = 150, 0.3
 # Share of the free memory that a run takes for itself where nobody says how much.
 RAM_SHARE = 0.8
 
@@ -73,12 +76,13 @@ def resolve(
         "lr": _lr(means.num_params, compared=compared),
         "rank": (16, "enough for hundreds of facts in a small model; more costs time, not quality"),
         "rows_per_step": _passages_per_step(examples) if prose else _rows_per_step(course.rows_per_epoch),
+        **(_rollouts(course.rows_per_epoch, means.num_params) if rolls_out(config) else {}),
         "dtype": (machine.dtype, machine.dtype_reason),
         "ram": _ram(machine),
     }
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.train, knob) == "auto"}
     train = config.train.model_copy(update={knob: value for knob, (value, _) in chosen.items()})
-    plan = _plan(train, examples, course, means, unit=UNITS[LEARNS_FROM[config.objective]])
+    plan = _plan(config, train, examples, course, means)
     more = {"tokens_per_piece": _piece_reason(plan), "recompute": _recompute_reason(plan)}
     chosen |= {knob: rule for knob, rule in more.items() if getattr(train, knob) == "auto"}
     values = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
@@ -120,26 +124,34 @@ def lora_settings(train: TrainConfig) -> LoraSettings:
     )
 
 
-def _plan(train: TrainConfig, examples: Sequence[Example], course: Course, means: Means, *, unit: int) -> MemoryPlan:
+def _plan(
+    config: Config, train: TrainConfig, examples: Sequence[Example], course: Course, means: Means
+) -> MemoryPlan:
     assert train.rows_per_step != "auto" and train.dtype != "auto"
+    rows, sampling = train.rows_per_step, 0
+    if rolls_out(config):
+        itemsize, group = DTYPES[train.dtype].itemsize, config.rl.group
+        sampling = rollout_bytes(examples, means.shape, prompts=rows, group=group, itemsize=itemsize)
+        examples, course = as_rollouts(examples, group, seed=train.seed)
+        rows *= group
     job = Job(
         means.shape,
         DTYPES[train.dtype],
         lora_settings(train),
         means.num_params,
-        train.rows_per_step,
+        rows,
         course,
         means.machine.threads,
         trunk=not means.plain,
         all_logits=means.all_logits,
-        unit=unit,
+        unit=UNITS[LEARNS_FROM[config.objective]],
         weight_bytes=None if means.weight_bytes is None else means.weight_bytes(train.dtype),
     )
     return plan_memory(
         examples,
         job,
         budget_bytes=size_bytes(train.ram),
-        process_bytes=means.process_bytes,
+        process_bytes=means.process_bytes + sampling,
         tokens_per_piece=None if train.tokens_per_piece == "auto" else train.tokens_per_piece,
         recompute=None if train.recompute == "auto" else train.recompute,
     )
@@ -193,6 +205,16 @@ def _lr(num_params: int, *, compared: bool) -> tuple[float, str]:
         lr,
         f"LoRA wants about ten times the rate of full training, and less the larger the model ({size} parameters)",
     )
+
+
+def _rollouts(num_rows: int, num_params: int) -> dict[str, tuple[object, str]]:
+    rows = max(1, min(ROWS_PER_STEP, num_rows))
+    usual, _ = _lr(num_params, compared=False)
+    return {
+        "epochs": (ROLLOUT_STEPS * rows / num_rows, f"{ROLLOUT_STEPS} batches of replies show whether it learns"),
+        "lr": (ROLLOUT_LR * usual, "rewards are a noisy teacher: smaller steps than where answers are told"),
+        "rows_per_step": (rows, "so many prompts a batch, each with its group of replies"),
+    }
 
 
 def _rows_per_step(num_rows: int) -> tuple[int, str]:

@@ -35,7 +35,10 @@ def scored_pieces(model: CausalModel, batch: Batch, facts: Mapping[str, float] =
             hidden = model.hidden(piece.tokens, context)
             if context is not None:
                 hidden = torch.cat([context.hidden, hidden])
-            logps_U = model.token_logps(hidden.index_select(0, piece.predictor_U), piece.target_U)
+            hidden = hidden.index_select(0, piece.predictor_U)
+            # Logits are linear in the hidden states, so dividing these by the temperature divides those.
+            hidden = hidden if batch.temperature == 1 else hidden / batch.temperature
+            logps_U = model.token_logps(hidden, piece.target_U)
             yield Scored(
                 logps_U[piece.pair_M],
                 piece.sequence_M,
@@ -45,7 +48,23 @@ def scored_pieces(model: CausalModel, batch: Batch, facts: Mapping[str, float] =
                 num_sequences=piece.num_sequences,
                 step_rows=batch.num_rows,
                 facts=facts,
+                tokens_M=piece.tokens_M,
             )
+
+
+@torch.no_grad()
+def token_logps(
+    model: CausalModel, examples: Sequence[Example], *, tokens_per_piece: int, temperature: float = 1.0
+) -> list[list[float]]:
+    """Return log p of each taught token of each example, in nats, prefixes that they share computed once."""
+    numbered = [replace(example, columns={"place": i}, tokens={}) for i, example in enumerate(examples)]
+    batch = to_batch(numbered, tokens_per_piece=tokens_per_piece, trunk=model.has_trunks, ranks=Ranks())
+    found: list[list[float]] = [[] for _ in examples]
+    for scored in scored_pieces(model, replace(batch, temperature=temperature)):
+        places = scored.columns_S["place"].long().tolist()
+        for sequence, logp in zip(scored.sequence_M.tolist(), scored.logps_M.tolist(), strict=True):
+            found[places[sequence]].append(logp)
+    return found
 
 
 @torch.no_grad()

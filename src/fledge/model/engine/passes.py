@@ -112,7 +112,7 @@ class Engine(CausalModel):
         if not tokens.num_tokens:
             # Every row of the piece ends inside the context.
             return torch.empty(0, self.shape.width, dtype=sums_dtype(self.dtype))
-        run = _Pass(self, tokens, context, keep=learns)
+        run = Pass(self, tokens, context, keep=learns)
         if not learns:
             return run.hidden
         assert self.sites is not None
@@ -123,7 +123,7 @@ class Engine(CausalModel):
     def on_trunk(self, tokens: TreeTokens) -> Iterator[Context]:
         """Give the context that `tokens` make. When the block ends, what it has collected flows back through them."""
         learns = self.sites is not None and torch.is_grad_enabled() and not self._disabled
-        run = _Pass(self, tokens, None, keep=learns, keys=True)
+        run = Pass(self, tokens, None, keep=learns, keys=True)
         context = run.as_context(learns=learns)
         try:
             yield context
@@ -175,15 +175,15 @@ class Engine(CausalModel):
         hidden = torch.zeros(len(place_C), self.shape.width, dtype=sums_dtype(self.dtype))
         return Context(hidden, keys, None)
 
-    def _runs(self, trunk: TreeTokens | None, parts: Sequence[TreeTokens], *, until: int) -> Iterator[_Pass]:
+    def _runs(self, trunk: TreeTokens | None, parts: Sequence[TreeTokens], *, until: int) -> Iterator[Pass]:
         """Yield forward passes through the layers below `until`, the parts standing on the trunk."""
         context = None
         if trunk is not None:
-            base = _Pass(self, trunk, None, keep=False, keys=True, until=until)
+            base = Pass(self, trunk, None, keep=False, keys=True, until=until)
             context = base.as_context(learns=False)
             yield base
         for part in parts:
-            yield _Pass(self, part, context, keep=False, keys=True, until=until)
+            yield Pass(self, part, context, keep=False, keys=True, until=until)
 
     def take_workspace(self, num_tokens: int, *, keep: bool, use: str) -> Workspace:
         """Return a workspace that nobody uses, with room for `num_tokens`; a larger one replaces a smaller one.
@@ -212,10 +212,10 @@ class Engine(CausalModel):
         self._free[use].append(workspace)
 
 
-class _Pass:
+class Pass:
     """One way through the decoder. With `keep` it holds a workspace until it has gone back or is released.
 
-    With `keys` the keys and values of all layers can be made a context.
+    With `keys` the keys and values of all layers can be made a context. refresh: whether the adapter may have changed.
     """
 
     def __init__(
@@ -227,6 +227,7 @@ class _Pass:
         keep: bool,
         keys: bool = False,
         until: int | None = None,
+        refresh: bool = True,
     ) -> None:
         self.engine, self.tokens, self.context, self.keep = engine, tokens, context, keep
         self.use = "trunk" if keys else "piece"
@@ -240,7 +241,7 @@ class _Pass:
             sites.by_layer if sites is not None and not engine._disabled else [{} for _ in decoder.blocks]
         )
         with torch.no_grad():
-            if sites is not None:
+            if sites is not None and refresh:
                 sites.refresh()
             self.setting = self._setting()
             self.scratch = self.work.scratch(n)
@@ -360,7 +361,7 @@ class _Join(torch.autograd.Function):
     """Joins a pass to autograd: what depends on its hidden states calls its backward."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, run: _Pass) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, run: Pass) -> Tensor:
         ctx.run = run
         return run.hidden
 

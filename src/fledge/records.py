@@ -155,8 +155,8 @@ class Example:
     """Token ids and how much each is taught: weights[i] > 0 means that token i is a target.
 
     prompt_tokens: how many first tokens are read without the adapter, where it is to be active only after the prompt.
-    task: the source it is from, which decides how often it is seen. tokens: numbers of its taught tokens by name, one for
-    each in order, where an objective asks for some.
+    task: the source it is from, which decides how often it is seen. tokens: numbers of its taught tokens by name, one
+    for each in order, where an objective asks for some.
     """
 
     ids: list[int]

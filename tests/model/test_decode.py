@@ -1,4 +1,4 @@
-"""Sampling in batches: what is drawn has the probabilities that a whole forward pass gives, whoever else is under way."""
+"""Sampling in batches: what is drawn has the probabilities of a whole forward pass, whoever else is under way."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_drawn_log_probabilities_are_those_of_a_whole_pass(
     drawing = Drawing(temperature, 11, frozenset(range(0, 384, 9)))
     told: list[int] = []
     # Small pieces: prompts stand on a trunk of their own.
-    held = to_prompts(prompts, max_tokens=24)
+    held = to_prompts(prompts, max_tokens=14)
     replies = sample(model, held, asked, drawing, at_once=at_once, done=told.append)
     assert held.trunk and told[-1] == len(asked)
     assert {reply.ended for reply in replies} == {True, False}
@@ -157,7 +157,7 @@ def test_the_ends_of_the_distribution() -> None:
 
 def test_prompts_share_what_they_begin_with() -> None:
     prompts = prompts_of()
-    held = to_prompts(prompts, max_tokens=24)
+    held = to_prompts(prompts, max_tokens=14)
     numbered = list(itertools.chain.from_iterable(tokens.ids_N.tolist() for tokens in held.trees))
     assert held.num_tokens == len({tuple(ids[: n + 1]) for ids in prompts for n in range(len(ids))})
     for ids, runs in zip(prompts, held.runs, strict=True):

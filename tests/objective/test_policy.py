@@ -56,7 +56,9 @@ def clipped(ratio: float, advantage: float) -> float:
 
 def token_losses(reply: Reply, *, kl_weight: float) -> list[float]:
     losses = []
-    for now, old, sampled, reference in zip(reply["now"], reply["old"], reply["sampled"], reply["reference"], strict=True):
+    for now, old, sampled, reference in zip(
+        reply["now"], reply["old"], reply["sampled"], reply["reference"], strict=True
+    ):
         loss = -min(math.exp(old - sampled), 2.0) * clipped(math.exp(now - old), reply["a"])
         losses.append(loss + kl_weight * (math.exp(reference - now) - (reference - now) - 1))
     return losses
@@ -123,7 +125,12 @@ def test_a_first_update_is_the_plain_policy_gradient(objective: str) -> None:
     knobs = KNOBS if objective == "rloo" else GRPO | {"loss": objective, "kl_weight": 0.0}
     scored = scored_of(replies, only=("reference",))
     (rloo if objective == "rloo" else grpo)(scored, **knobs).value.backward()
-    over = {"grpo": lambda n: 6 * n, "dapo": lambda n: len(scored.logps_M), "dr_grpo": lambda n: 54, "rloo": lambda n: 6}
+    over = {
+        "grpo": lambda n: 6 * n,
+        "dapo": lambda n: len(scored.logps_M),
+        "dr_grpo": lambda n: 54,
+        "rloo": lambda n: 6,
+    }
     wanted = [-reply["a"] / over[objective](len(reply["now"])) for reply in replies for _ in reply["now"]]
     assert scored.logps_M.grad is not None
     assert torch.allclose(scored.logps_M.grad, torch.tensor(wanted, dtype=torch.float64), atol=1e-12)

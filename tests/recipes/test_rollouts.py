@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.errors import ConfigError, DataError, FledgeError, RewardError
 from fledge.project import RunFolder, list_runs
 from fledge.recipes.forecast import forecast
@@ -29,7 +29,7 @@ REWARD = "def reward_vowels(reply):\n    return sum(letter in 'aeiou' for letter
 TRAINER = """
 import sys
 from pathlib import Path
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.project import list_runs
 from fledge.recipes.tune import Listener, resume, tune
 
@@ -42,7 +42,7 @@ resume(project, runs[-1], listener=listener) if runs else tune(project, load_con
 
 def save_rl(folder: Path, reward: str = REWARD, *, rl: dict[str, Any] | None = None, **train: Any) -> Path:
     """Save a project that is rewarded for vowels: 16 prompts to learn from and 4 held out, 16 steps of 4 prompts."""
-    project = save_project(folder, **{"rows_per_step": 4, "epochs": 4, "lr": 3e-2, "tokens_per_piece": 96} | train)
+    project = save_project(folder, **{"rows_per_step": 4, "epochs": 4, "lr": 1e-1, "tokens_per_piece": 96} | train)
     for name, count in (("train", 16), ("eval", 4)):
         rows = [{"prompt": f"The {('dog', 'fox', 'add')[n % 3]} {n}?", "answer": str(n)} for n in range(count)]
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -70,8 +70,10 @@ def result(run: RunFolder) -> tuple[bytes, list[dict[str, Any]], dict[str, bytes
         ("rloo", {"kl_weight": 0.01}),
     ],
 )
-def test_a_run_learns_what_is_rewarded_and_goes_on_bit_by_bit(objective: str, rl: dict[str, Any], tmp_path: Path) -> None:
-    project = save_rl(tmp_path / "project", rl=rl, dropout=0.05)
+def test_a_run_learns_what_is_rewarded_and_goes_on_bit_by_bit(
+    objective: str, rl: dict[str, Any], tmp_path: Path
+) -> None:
+    project = save_rl(tmp_path / "project", rl=rl, dropout=0.05 if "updates" in rl else 0.0)
     config = load_config(project, [f"objective={objective}"])
     summary = tune(project, config)
     whole = list_runs(project)[0]
@@ -96,7 +98,8 @@ def test_a_run_learns_what_is_rewarded_and_goes_on_bit_by_bit(objective: str, rl
     with pytest.raises(RuntimeError, match="killed"):
         tune(project, config, listener=Listener(step=killed))
     cut = list_runs(project)[1]
-    # What was sampled for the step that is done again is taken from the folder: it would be the same, were it sampled anew.
+    # What was sampled for the step that is done again is taken from the folder: it would be the same, were it sampled
+    # anew.
     kept = sorted((cut.path / "rollouts").iterdir())[-1]
     stamp = kept.stat().st_mtime_ns
     resume(project, cut)

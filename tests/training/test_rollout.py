@@ -1,4 +1,4 @@
-"""Replies as a source of steps: numbers of single tokens arrive where they belong, and each batch is made when it is due."""
+"""Replies as a source of steps: numbers of tokens arrive where they belong, each batch is made when it is due."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -201,7 +200,9 @@ def test_equal_rewards_leave_the_model_as_it_is(model: CausalModel) -> None:
     plan = plan_of(advantages=lambda rewards: group_advantages(rewards, scale=True))
     held = Held()
     make = maker(model)
-    same = rollout_batches(model, plan, make, lambda row, ids: Verdict("", {"x": 0.1}, 0.1), held, first_step=0, steps=1)  # type: ignore[arg-type]
+    same = rollout_batches(
+        model, plan, make, lambda row, ids: Verdict("", {"x": 0.1}, 0.1), held, first_step=0, steps=1
+    )  # type: ignore[arg-type]
     (batch,) = same
     for parameter in model.parameters().values():
         parameter.grad = None
@@ -220,7 +221,10 @@ def test_seeds_are_different_and_stay_the_same() -> None:
 
 
 def test_stand_ins_for_replies_share_their_prompt_alone() -> None:
-    prompts = [Example([1, 2, 3] + [9] * 5, [0.0] * 3 + [1.0] * 5, "a"), Example([1, 4] + [9] * 5, [0.0] * 2 + [1.0] * 5, "b")]
+    prompts = [
+        Example([1, 2, 3] + [9] * 5, [0.0] * 3 + [1.0] * 5, "a"),
+        Example([1, 4] + [9] * 5, [0.0] * 2 + [1.0] * 5, "b"),
+    ]
     found, course = as_rollouts(prompts, 3, seed=0)
     assert [prompt_of(e) for e in found] == [[1, 2, 3]] * 3 + [[1, 4]] * 3
     assert len(pack(found).ids_N) == 3 + 1 + 6 * 4, "a reply's last token is not read"

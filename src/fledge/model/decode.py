@@ -1,7 +1,7 @@
 """Sampling many replies at once from a model as it is being trained, with the log-probability of every token drawn.
 
-A reply depends on its prompt, its seed and the model, and not on which others are under way, up to rounding. Replies that
-have ended leave the batch and others take their places.
+A reply depends on its prompt, its seed and the model, and not on which others are under way, up to rounding. Replies
+that have ended leave the batch and others take their places.
 
 Shapes: B replies under way, V vocabulary.
 """
@@ -22,7 +22,7 @@ from fledge.model.engine.passes import Engine
 from fledge.model.tokens import Growing, Prompts, single
 
 # So many replies are worked on at once: more would take memory for their logits and hardly any time off.
-AT_ONCE = 64
+AT_ONCE = 128
 # Probabilities are summed up in blocks of so many tokens, so that a draw looks at one block alone.
 BLOCK = 64
 
@@ -38,8 +38,8 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A reply: its tokens, the one that ends it included, and log p of each at the temperature it was drawn at (at 1 for
-    temperature 0). `ended`: whether it ended by itself.
+    """A reply: its tokens, the one that ends it included, and log p of each at the temperature it was drawn at (at 1
+    for temperature 0). `ended`: whether it ended by itself.
     """
 
     ids: list[int]
@@ -123,7 +123,8 @@ def sample(
 def draw(logits_BV: Tensor, temperature: float, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     """Return (ids, log p) of one token of each row, the inverse of the distribution function at `uniform` (0..1).
 
-    The logits are destroyed; V is a multiple of BLOCK. One number a token decides, so a reply is what its seed makes it.
+    The logits are destroyed; V is a multiple of BLOCK. One number a token decides, so a reply is what its seed makes
+    it.
     """
     if temperature == 0:
         ids = logits_BV.argmax(1)

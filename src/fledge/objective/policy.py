@@ -1,8 +1,8 @@
 """Objectives that learn from rewards of sampled replies: GRPO with its variants, RLOO, and the advantages they take.
 
-A sequence is a reply; M are its tokens, the one that ends it included. Columns: `advantage` of the sequence, and what else
-is to be told of it (`reward`, ...). Numbers of tokens: `sampled`, log p as the sampler saw it when the token was drawn;
-`old`, log p under the policy at that time as the trainer computes it (left out where that is the policy itself);
+A sequence is a reply; M are its tokens, the one that ends it included. Columns: `advantage` of the sequence, and what
+else is to be told of it (`reward`, ...). Numbers of tokens: `sampled`, log p as the sampler saw it when the token was
+drawn; `old`, log p under the policy at that time as the trainer computes it (left out where that is the policy itself);
 `reference`, log p under the model as it was (NaN where nobody asked). rho = exp(log p - old).
 """
 
@@ -32,8 +32,8 @@ def is_flat(rewards_G: Sequence[float]) -> bool:
 def group_advantages(rewards_G: Sequence[float], *, scale: bool) -> list[float]:
     """Return r - mean(r), over the standard deviation of the group with `scale`; exactly 0 where all are equal.
 
-    Group-relative advantages: Shao et al. 2024, arXiv 2402.03300, section 4.1.2; without the division, which weighs groups
-    that nearly agree too much: Liu et al. 2025, arXiv 2503.20783, section 3.2. G >= 2 rewards of one prompt.
+    Group-relative advantages: Shao et al. 2024, arXiv 2402.03300, section 4.1.2; without the division, which weighs
+    groups that nearly agree too much: Liu et al. 2025, arXiv 2503.20783, section 3.2. G >= 2 rewards of one prompt.
     """
     if is_flat(rewards_G):
         return [0.0] * len(rewards_G)
@@ -45,7 +45,8 @@ def group_advantages(rewards_G: Sequence[float], *, scale: bool) -> list[float]:
 def leave_one_out(rewards_G: Sequence[float]) -> list[float]:
     """Return each reward less the mean of the others; exactly 0 where all are equal.
 
-    REINFORCE leave-one-out: Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740, eq. 8. G >= 2 rewards of one prompt.
+    REINFORCE leave-one-out: Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740, eq. 8. G >= 2 rewards of one
+    prompt.
     """
     if is_flat(rewards_G):
         return [0.0] * len(rewards_G)
@@ -67,12 +68,13 @@ def grpo(
 
     Group relative policy optimization: Shao et al. 2024, arXiv 2402.03300, eq. 3 and 4, with k3 = exp(d) - d - 1, d =
     reference - log p (Schulman 2020, "Approximating KL divergence"), and a wider clip upwards (Yu et al. 2025, arXiv
-    2503.14476, eq. 10). w = min(exp(old - sampled), max_ratio) corrects for a sampler that computes otherwise (truncated
-    importance sampling: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training").
+    2503.14476, eq. 10). w = min(exp(old - sampled), max_ratio) corrects for a sampler that computes otherwise
+    (truncated importance sampling: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
+    training").
 
-    The mean is, by `loss`: `grpo`, of each reply's tokens and then of replies, as in the paper; `dapo`, of all tokens of the
-    step, so that long replies are not let off (Yu et al. 2025, eq. 12); `dr_grpo`, of replies over `max_tokens`, the same
-    for every token of every step (Liu et al. 2025, arXiv 2503.20783, eq. 4).
+    The mean is, by `loss`: `grpo`, of each reply's tokens and then of replies, as in the paper; `dapo`, of all tokens
+    of the step, so that long replies are not let off (Yu et al. 2025, eq. 12); `dr_grpo`, of replies over `max_tokens`,
+    the same for every token of every step (Liu et al. 2025, arXiv 2503.20783, eq. 4).
     """
     advantage_M = scored.columns_S[ADVANTAGE].to(scored.logps_M.dtype)[scored.sequence_M]
     old_M = _old(scored)
@@ -97,9 +99,9 @@ def grpo(
 def rloo(scored: Scored, *, clip_low: float, clip_high: float, max_ratio: float) -> Loss:
     """Return the mean over replies of -w min(rho A, clip(rho, 1 - low, 1 + high) A), rho of the whole reply.
 
-    REINFORCE leave-one-out: Ahmadian et al. 2024, arXiv 2402.14740, eq. 8: a reply is one action. With rho = 1, as in the
-    first update, the gradient is that of -A log p(reply). What keeps it by the model as it was is part of the reward there
-    (eq. 3), so there is no such term here. w = min(exp(old - sampled), max_ratio) of the whole reply.
+    REINFORCE leave-one-out: Ahmadian et al. 2024, arXiv 2402.14740, eq. 8: a reply is one action. With rho = 1, as in
+    the first update, the gradient is that of -A log p(reply). What keeps it by the model as it was is part of the
+    reward there (eq. 3), so there is no such term here. w = min(exp(old - sampled), max_ratio) of the whole reply.
     """
     advantage_S = scored.columns_S[ADVANTAGE].to(scored.logps_M.dtype)
     old_M = _old(scored)
@@ -112,7 +114,8 @@ def rloo(scored: Scored, *, clip_low: float, clip_high: float, max_ratio: float)
 
 
 def k3(logps_M: Tensor, reference_M: Tensor) -> Tensor:
-    """Return exp(d) - d - 1 with d = reference - log p: an estimate of KL(policy || reference) that is never negative."""
+    """Return exp(d) - d - 1 with d = reference - log p: an estimate of KL(policy || reference) that is never
+    negative."""
     apart = reference_M - logps_M
     return torch.exp(apart) - apart - 1
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from fledge.config import Config
 from fledge.data.packed import PackedExamples
 from fledge.data.template import ChatTemplate
 from fledge.errors import ConfigError, DataError
 from fledge.recipes.prepare import Lesson
 from fledge.records import Conversation, Example, Learnt, Message
+from fledge.training.aims import rolls_out
 from fledge.training.auto import Choice
 
 
@@ -16,9 +18,9 @@ def end_ids(template: ChatTemplate) -> frozenset[int]:
     """Return the tokens that end a reply: the one that ends a turn in the template, and the model's own end."""
     said = Conversation((Message("user", "?"), Message("assistant", ".")), "")
     tokenizer = template.tokenizer
-    control = set(tokenizer.control.values())
-    ends = {example.last_taught for example in template.examples(said)} & control
-    return frozenset(ends | ({tokenizer.control[tokenizer.eos]} if tokenizer.eos in tokenizer.control else set()))
+    ends = {example.last_taught for example in template.examples(said)} & set(tokenizer.control.values())
+    own = tokenizer.control.get(tokenizer.eos or "")
+    return frozenset(ends if own is None else ends | {own})
 
 
 def teach_prompts(
@@ -26,8 +28,8 @@ def teach_prompts(
 ) -> Lesson:
     """Return the prompts of `rows`, each with room for the longest reply, as a lesson whose `asked` are the rows.
 
-    An example is a prompt and a stand-in for its reply: tokens that are replaced by what is sampled. Rows that are too long
-    with it are left out whole and named. Raises DataError where nothing remains of rows that are not `held_out`.
+    An example is a prompt and a stand-in for its reply: tokens that are replaced by what is sampled. Rows that are too
+    long with it are left out whole and named. Raises DataError where nothing remains of rows that are not `held_out`.
     """
     assert config.rl.max_tokens != "auto"
     limit = min(config.train.max_tokens, context_tokens)
@@ -47,7 +49,7 @@ def teach_prompts(
     if rows and not asked and not held_out:
         raise DataError(
             "data.too_long",
-            f"all {len(rows)} prompts with a reply of {len(stand_in)} tokens are longer than {whose} of {limit} tokens.",
+            f"all {len(rows)} prompts with a reply of {len(stand_in)} tokens are longer than {whose} ({limit} tokens).",
             where=too_long[0],
             remedy="Lower rl.max_tokens, or shorten the prompts.",
         )
@@ -57,18 +59,21 @@ def teach_prompts(
 def resolve_rl(config: Config, rows: Sequence[Learnt]) -> tuple[Config, list[Choice]]:
     """Return the config without any `auto` under `rl` but the sampler, and what was chosen.
 
-    Raises ConfigError where nobody says what replies are worth and the rows don't either.
+    Other objectives leave it as it is. Raises ConfigError where nobody says what replies are worth and the rows don't
+    either.
     """
+    if not rolls_out(config):
+        return config, []
     rules: dict[str, tuple[object, str]] = {
         "max_tokens": (config.generate.max_tokens, "as generate.max_tokens"),
-        "scale_rewards": (config.rl.loss != "dr_grpo", "the usual one of this loss"),
     }
+    if config.objective == "grpo":
+        rules["scale_rewards"] = (config.rl.loss != "dr_grpo", "the usual one of this loss")
     if config.rl.rewards == "auto":
         rules["rewards"] = (_reward_of(rows), "all answers are numbers")
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.rl, knob) == "auto"}
     values = config.rl.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
-    heard = {"scale_rewards"} if config.objective != "grpo" else set()
-    choices = [Choice(f"rl.{knob}", value, why) for knob, (value, why) in chosen.items() if knob not in heard]
+    choices = [Choice(f"rl.{knob}", value, why) for knob, (value, why) in chosen.items()]
     return config.model_copy(update={"rl": type(config.rl).model_validate(values)}), choices
 
 

@@ -55,9 +55,7 @@ def open_court(setup: Setup, *, project: Path, say: Say) -> Iterator[Court]:
     """Yield the rewards that rl.rewards names. Raises RewardError where one needs an answer that a row has not."""
     named = weighed(setup.config)
     with ExitStack() as stack:
-        opened = [
-            stack.enter_context(open_rewards([spec], setup.config, project=project, say=say)) for spec in named
-        ]
+        opened = [stack.enter_context(open_rewards([spec], setup.config, project=project, say=say)) for spec in named]
         # A file may hold several rewards, which all have its weight.
         weights = [weight for own, weight in zip(opened, named.values(), strict=True) for _ in own]
         rewards = [reward for own in opened for reward in own]
@@ -107,7 +105,9 @@ class Rollouts:
 
     def _told(self, rollout: Rollout) -> dict[str, object]:
         row = self._rows[rollout.row]
-        return {"prompt": _sample(row, "").prompt, "answer": answer_of(row), "origin": row.origin, **asdict(rollout)}
+        # By its name alone: where a project lies is nothing that replies depend on.
+        origin = Path(row.origin).name
+        return {"prompt": _sample(row, "").prompt, "answer": answer_of(row), "origin": origin, **asdict(rollout)}
 
     def _path(self, number: int) -> Path:
         return self._folder / f"step-{number:06d}.jsonl"
@@ -198,6 +198,7 @@ def rollout_plan(setup: Setup) -> RolloutPlan:
         advantages=leave_one_out if setup.config.objective == "rloo" else partial(group_advantages, scale=scale),
         kl_weight=rl.kl_weight,
         kl_in_reward=setup.config.objective == "rloo",
+        has_reference=setup.config.method != "full",
     )
 
 

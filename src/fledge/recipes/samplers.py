@@ -1,4 +1,4 @@
-"""Who samples a run's replies: batches in torch, or llama.cpp with the adapter of the moment; the faster is found by trying."""
+"""Who samples a run's replies: batches in torch, or llama.cpp with the adapter of the moment; both are tried."""
 
 from __future__ import annotations
 
@@ -81,6 +81,8 @@ def without_llama(setup: Setup) -> str:
     """Return why llama.cpp can't sample for this run, or ""."""
     if not isinstance(setup.weights, GgufWeights):
         return "the base is no .gguf file"
+    if setup.config.method == "full":
+        return "there is no adapter to put on its file"
     if setup.config.train.dora:
         return "it can't run a DoRA adapter"
     if setup.config.rl.temperature != 1:

@@ -41,7 +41,7 @@ def _group(lines: Sequence[Mapping[str, Any]]) -> str:
     sides = [ranked[0], ranked[-1]]
     answer = f' <span class="small">right: {_cut(lines[0]["answer"])}</span>' if lines[0]["answer"] else ""
     said = "".join(
-        f'<div><h3>reward {line["reward"]:.3g}{"" if line["ended"] else " · cut off"}</h3>'
+        f"<div><h3>reward {line['reward']:.3g}{'' if line['ended'] else ' · cut off'}</h3>"
         f'<div class="words" dir="auto">{_cut(line["text"])}</div></div>'
         for line in sides
     )

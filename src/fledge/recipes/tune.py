@@ -1,4 +1,4 @@
-"""Rows -> adapter: the life of a training run, top to bottom."""
+"""Rows -> adapter, or trained weights: the life of a training run, top to bottom."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ import yaml
 import fledge
 from fledge.config import Config
 from fledge.errors import ConfigError, RunError
-from fledge.model.adapter import save_adapter
+from fledge.model.adapter import TENSORS_NAME, save_adapter
+from fledge.model.causal import CausalModel
 from fledge.model.memory import peak_rss_bytes
-from fledge.model.weights import OtherWeights
-from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
+from fledge.model.weights import SINGLE_NAME, OtherWeights
+from fledge.project import RunFolder, new_run, sha256_of, staged_folder, write_json_atomic, write_text_atomic
 from fledge.recipes.held_out import Measured, measure, summary_of_tasks
 from fledge.recipes.once import remember
 from fledge.recipes.report import write_report
 from fledge.recipes.rollouts import open_source
 from fledge.recipes.setup import Setup, build, prepare, refer, stream
+from fledge.release.folder import copy_tokenizer
 from fledge.training import checkpoint
 from fledge.training.aims import before_of, objective_of
 from fledge.training.log import MetricsLog, read
@@ -108,10 +110,17 @@ def _train(project: Path, run: RunFolder, setup: Setup, listener: Listener) -> d
     assert train.lr != "auto"
     for note in setup.notes:
         listener.say(note)
-    with _locked(run):
+    with _locked(run), ExitStack() as stack:
         model, parameters, optimizer = build(setup)
         listener.say(model.path)
         setup = refer(setup, model, listener.say)
+        size = setup.plan.tokens
+        look: Callable[[], Measured] = partial(measure, model, setup.held_out, setup.config, max_tokens=size)
+        source = None
+        if setup.rolls_out:
+            source = stack.enter_context(open_source(setup, model, project=project, run=run, say=listener.say))
+            look = source.measure
+        before = look()
         first_step = _restore(run, setup, parameters, optimizer, listener)
         plan = Plan(
             steps=setup.steps,
@@ -125,24 +134,30 @@ def _train(project: Path, run: RunFolder, setup: Setup, listener: Listener) -> d
             before=before_of(setup.config),
         )
         objective = objective_of(setup.config)
-        with ExitStack() as stack:
-            if setup.rolls_out:
-                source = stack.enter_context(open_source(setup, model, project=project, run=run, say=listener.say))
-                steps, look = source.batches(first_step), source.measure
-            else:
-                memory = remember(model, train, setup.places, listener.say)
-                steps = stream(setup, first_step=first_step, memory=memory)
-                look = partial(measure, model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
-            with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
-                fit(model, steps, objective, optimizer, plan, [log, listener.step])
-            adapter = model.adapter(setup.lora, base_name=setup.config.model)
-            if train.after_prompt:
-                adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
-            save_adapter(adapter, run.adapter)
-            measured = look()
-            with model.disabled():
-                before = look()
-        return _finish(run, setup, measured, before, sum(p.numel() for p in parameters.values()))
+        if source is not None:
+            steps = source.batches(first_step)
+        else:
+            memory = remember(model, train, setup.places, listener.say)
+            steps = stream(setup, first_step=first_step, memory=memory)
+        with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
+            fit(model, steps, objective, optimizer, plan, [log, listener.step])
+        saved = _save(run, setup, model)
+        return _finish(run, setup, look(), before, saved, sum(p.numel() for p in parameters.values()))
+
+
+def _save(run: RunFolder, setup: Setup, model: CausalModel) -> Path:
+    """Write what was trained, whole or not at all; return its file."""
+    if setup.config.method == "full":
+        with staged_folder(run.model) as staged:
+            model.save_weights(staged)
+            if isinstance(setup.weights, OtherWeights):
+                copy_tokenizer(setup.weights.path, staged)
+        return run.model / SINGLE_NAME
+    adapter = model.adapter(setup.lora, base_name=setup.config.model)
+    if setup.config.train.after_prompt:
+        adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
+    save_adapter(adapter, run.adapter)
+    return run.adapter / TENSORS_NAME
 
 
 def _restore(
@@ -159,9 +174,10 @@ def _restore(
 
 
 def _finish(
-    run: RunFolder, setup: Setup, measured: Measured, before: Measured, num_trainable: int
+    run: RunFolder, setup: Setup, measured: Measured, before: Measured, saved: Path, num_trainable: int
 ) -> dict[str, Any]:
     """Write the manifest, which makes the run usable, and return the summary."""
+    full = setup.config.method == "full"
     totals = _totals(run)
     summary = {
         "run": run.path.name,
@@ -179,7 +195,8 @@ def _finish(
         "tasks": summary_of_tasks(setup.course, setup.held_out.rows, measured.losses),
         "trainable_params": num_trainable,
         "peak_rss_bytes": peak_rss_bytes(),
-        "adapter": str(run.adapter.resolve()),
+        "adapter": None if full else str(run.adapter.resolve()),
+        "model": str(run.model.resolve()) if full else None,
         "exportable": not isinstance(setup.weights, OtherWeights),
         "diagnoses": [],
     }
@@ -190,7 +207,7 @@ def _finish(
         "base_sha256": setup.base_sha256,
         "rows_sha256": setup.lesson.digest,
         "identity": setup.identity,
-        "adapter_sha256": sha256_of(run.adapter / "adapter_model.safetensors"),
+        "model_sha256" if full else "adapter_sha256": sha256_of(saved),
         "summary": summary,
     }
     write_json_atomic(run.manifest, manifest)

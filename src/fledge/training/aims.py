@@ -7,7 +7,6 @@ from fledge.data.wanted import LEARNS_FROM
 from fledge.objective import OBJECTIVES, Aim
 from fledge.objective.scored import Before, Objective
 
-
 # What decides how replies are sampled and judged, whichever objective learns from them.
 SOURCE_TERMS = {"rewards", "group", "max_tokens", "temperature", "updates", "kl_weight", "sampler"}
 

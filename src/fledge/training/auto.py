@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fledge.config import Config, PreferenceConfig, TrainConfig, size_bytes
+from fledge.config import Config, PreferenceConfig, TrainConfig, layer_range, size_bytes
 from fledge.data.course import Course
 from fledge.data.wanted import LEARNS_FROM, UNITS
+from fledge.model.engine.kernels import sums_dtype
 from fledge.model.hardware import DTYPES, Machine
 from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
 from fledge.records import Example
 from fledge.training.aims import aim_of, compares, rolls_out
-from fledge.training.memory_plan import Job, MemoryPlan, plan_memory
+from fledge.training.memory_plan import FullJob, Job, MemoryPlan, plan_memory
+from fledge.training.optim import STATE_BYTES
 from fledge.training.rollout import as_rollouts, rollout_bytes
 
 # Row visits after which a 135M model with rank 16 had learnt tens to hundreds of facts by heart (benchmarks/README.md).
@@ -27,6 +29,8 @@ TEXT_STEP_TOKENS = 2048
 COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
 # Of replies that are rewarded: steps, and the share of the usual learning rate (docs/decisions.md).
 ROLLOUT_STEPS, ROLLOUT_LR = 150, 0.3
+# Share of LoRA's learning rate that all weights want.
+FULL_LR = 0.1
 # Share of the free memory that a run takes for itself where nobody says how much.
 RAM_SHARE = 0.8
 
@@ -47,7 +51,8 @@ class Choice:
 class Means:
     """What a run has to work with.
 
-    num_params: all numbers of the base model. weight_bytes: what they take in a dtype, where they stay quantised.
+    num_params: all numbers of the base model; layer_params: those of one layer. weight_bytes: what they take in a
+    dtype, where they stay quantised.
     plain: the path without contexts. all_logits: see memory_plan.Job.
     """
 
@@ -55,6 +60,7 @@ class Means:
     num_params: int
     machine: Machine
     process_bytes: int
+    layer_params: int = 0
     weight_bytes: Callable[[str], int] | None = None
     plain: bool = False
     all_logits: bool = False
@@ -73,16 +79,19 @@ def resolve(
     preference, told = _preference(config, examples)
     rules: dict[str, tuple[object, str]] = {
         "epochs": _reads() if prose else _comparisons() if compared else _epochs(course.rows_per_epoch),
-        "lr": _lr(means.num_params, compared=compared),
+        "lr": _lr(means.num_params, config, compared=compared),
         "rank": (16, "enough for hundreds of facts in a small model; more costs time, not quality"),
         "rows_per_step": _passages_per_step(examples) if prose else _rows_per_step(course.rows_per_epoch),
-        **(_rollouts(course.rows_per_epoch, means.num_params) if rolls_out(config) else {}),
-        "dtype": (machine.dtype, machine.dtype_reason),
+        **(_rollouts(course.rows_per_epoch, means.num_params, config) if rolls_out(config) else {}),
+        "dtype": _dtype(config, means),
         "ram": _ram(machine),
     }
+    if config.method == "full":
+        # Weights that are trained themselves have none.
+        del rules["rank"]
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.train, knob) == "auto"}
     train = config.train.model_copy(update={knob: value for knob, (value, _) in chosen.items()})
-    plan = _plan(config, train, examples, course, means)
+    plan = _plan(config.model_copy(update={"train": train}), examples, course, means)
     more = {"tokens_per_piece": _piece_reason(plan), "recompute": _recompute_reason(plan)}
     chosen |= {knob: rule for knob, rule in more.items() if getattr(train, knob) == "auto"}
     values = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
@@ -110,7 +119,14 @@ def _preference(config: Config, examples: Sequence[Example]) -> tuple[Preference
     return PreferenceConfig.model_validate(values), choices
 
 
-def lora_settings(train: TrainConfig) -> LoraSettings:
+def layers_of(train: TrainConfig, num_layers: int) -> range | None:
+    """Return the layers that are trained; None for all."""
+    if train.layers is not None:
+        return layer_range(train.layers)
+    return None if train.top_layers is None else range(num_layers - train.top_layers, num_layers)
+
+
+def lora_settings(train: TrainConfig, num_layers: int) -> LoraSettings:
     """Return the adapter that resolved knobs ask for. Alpha is twice the rank, so B A is added doubled at any rank."""
     assert train.rank != "auto"
     return LoraSettings(
@@ -120,14 +136,24 @@ def lora_settings(train: TrainConfig) -> LoraSettings:
         rslora=train.rslora,
         dora=train.dora,
         targets=tuple(train.targets) or None,
-        layers=train.top_layers,
+        layers=layers_of(train, num_layers),
     )
 
 
-def _plan(
-    config: Config, train: TrainConfig, examples: Sequence[Example], course: Course, means: Means
-) -> MemoryPlan:
+def _full(train: TrainConfig, means: Means) -> FullJob:
+    """Return what training the weights themselves takes."""
+    assert train.dtype != "auto"
+    layers = layers_of(train, means.shape.num_layers)
+    masters, exact = DTYPES[train.masters].itemsize, sums_dtype(DTYPES[train.masters]).itemsize
+    apart = 0 if train.masters == train.dtype else masters
+    count = means.num_params if layers is None else len(layers) * means.layer_params
+    return FullJob(count, apart + exact + STATE_BYTES[train.optimizer], layers)
+
+
+def _plan(config: Config, examples: Sequence[Example], course: Course, means: Means) -> MemoryPlan:
+    train = config.train
     assert train.rows_per_step != "auto" and train.dtype != "auto"
+    full = config.method == "full"
     rows, sampling = train.rows_per_step, 0
     if rolls_out(config):
         itemsize, group = DTYPES[train.dtype].itemsize, config.rl.group
@@ -137,7 +163,7 @@ def _plan(
     job = Job(
         means.shape,
         DTYPES[train.dtype],
-        lora_settings(train),
+        None if full else lora_settings(train, means.shape.num_layers),
         means.num_params,
         rows,
         course,
@@ -146,6 +172,7 @@ def _plan(
         all_logits=means.all_logits,
         unit=UNITS[LEARNS_FROM[config.objective]],
         weight_bytes=None if means.weight_bytes is None else means.weight_bytes(train.dtype),
+        full=_full(train, means) if full else None,
     )
     return plan_memory(
         examples,
@@ -196,20 +223,32 @@ def _comparisons() -> tuple[int, str]:
     return COMPARISON_EPOCHS, f"each row is compared {COMPARISON_EPOCHS} times; more often is learning it by heart"
 
 
-def _lr(num_params: int, *, compared: bool) -> tuple[float, str]:
+def _dtype(config: Config, means: Means) -> tuple[str, str]:
+    if config.method == "full" and means.plain:
+        return "float32", "on the plain path weights are their own masters"
+    return means.machine.dtype, means.machine.dtype_reason
+
+
+def _lr(num_params: int, config: Config, *, compared: bool) -> tuple[float, str]:
     lr = 1e-3 if num_params < 200e6 else 5e-4 if num_params < 800e6 else 2e-4
+    if config.method == "full" and config.train.optimizer == "adafactor":
+        return lr * (COMPARISON_LR if compared else 1.0), "adafactor's steps are shares of a weight's own size"
+    if config.method == "full":
+        lr *= FULL_LR
     if compared:
         return COMPARISON_LR * lr, "comparing answers wants a smaller rate than learning them: it has no end of its own"
     size = f"{num_params / 1e6:.0f}M"
+    if config.method == "full":
+        return lr, f"all weights want about a tenth of LoRA's rate, and less the larger the model ({size} parameters)"
     return (
         lr,
         f"LoRA wants about ten times the rate of full training, and less the larger the model ({size} parameters)",
     )
 
 
-def _rollouts(num_rows: int, num_params: int) -> dict[str, tuple[object, str]]:
+def _rollouts(num_rows: int, num_params: int, config: Config) -> dict[str, tuple[object, str]]:
     rows = max(1, min(ROWS_PER_STEP, num_rows))
-    usual, _ = _lr(num_params, compared=False)
+    usual, _ = _lr(num_params, config, compared=False)
     return {
         "epochs": (ROLLOUT_STEPS * rows / num_rows, f"{ROLLOUT_STEPS} batches of replies show whether it learns"),
         "lr": (ROLLOUT_LR * usual, "rewards are a noisy teacher: smaller steps than where answers are told"),

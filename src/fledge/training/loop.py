@@ -91,9 +91,9 @@ def fit(
 ) -> list[Step]:
     """Take the steps of `plan` and return them.
 
-    Ctrl-C is let through after the step under way is whole and its state written; so are RewardError and EngineError, which
-    `batches` may raise. Raises TrainError where the loss or the gradient is not finite, or a trainable parameter gets none;
-    nothing is kept of that step.
+    Ctrl-C is let through after the step under way is whole and its state written; so are RewardError and EngineError,
+    which `batches` may raise. Raises TrainError where the loss or the gradient is not finite, or a trainable parameter
+    gets none; nothing is kept of that step.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     model.train()

@@ -1,8 +1,8 @@
-"""Prompts -> sampled replies -> rewards -> advantages -> batches: where the loop gets its steps from when it learns by trying.
+"""Prompts -> sampled replies -> rewards -> advantages -> batches: where steps come from when it learns by trying.
 
-The loop does not know of it. Who samples and who judges are functions that are handed in, since they live in other rooms.
-A step's replies are kept before they are learnt from, with all that was computed of them; a run that goes on takes them from
-there, so that it takes the same steps to the last bit whatever made them.
+The loop does not know of it. Who samples and who judges are functions that are handed in, since they live in other
+rooms. A step's replies are kept before they are learnt from, with all that was computed of them; a run that goes on
+takes them from there, so that it takes the same steps to the last bit whatever made them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Verdict:
 class Rollout:
     """A reply to the prompt of `row`: its tokens, log p of each as it was drawn, and what was made of it since.
 
-    old, reference: log p of each token as the trainer computes it, under the policy that drew it and under the model as it
-    was; empty where nobody has asked.
+    old, reference: log p of each token as the trainer computes it, under the policy that drew it and under the model as
+    it was; empty where nobody has asked.
     """
 
     row: int
@@ -79,7 +79,8 @@ class RolloutPlan:
     """How replies become steps. prompts: ids by row. group: replies to each; updates: steps on each batch of them.
 
     advantages: of the rewards of one group. kl_weight: how much staying by the model as it was counts; kl_in_reward: as
-    part of the reward (eq. 3 of Ahmadian et al. 2024), or else the objective sees to it.
+    part of the reward (eq. 3 of Ahmadian et al. 2024), or else the objective sees to it. has_reference: whether the
+    model can still answer as it was.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -93,6 +94,7 @@ class RolloutPlan:
     advantages: Callable[[Sequence[float]], list[float]]
     kl_weight: float = 0.0
     kl_in_reward: bool = False
+    has_reference: bool = True
 
     def rows(self, number: int) -> list[int]:
         """Return the rows of batch `number`, from 0; each stands once for its whole group."""
@@ -103,7 +105,8 @@ class RolloutPlan:
 def rollout_batches(
     model: CausalModel, plan: RolloutPlan, make: Make, judge: Judge, keep: Keep, *, first_step: int, steps: int
 ) -> Iterator[Batch]:
-    """Yield the batches of steps first_step..steps-1. A batch is made when it is asked for, by the model as it is then."""
+    """Yield the batches of steps first_step..steps-1. A batch is made when it is asked for, by the model as it is
+    then."""
     batch: Batch | None = None
     for step in range(first_step, steps):
         number, update = divmod(step, plan.updates)
@@ -147,8 +150,8 @@ def _kl(rollout: Rollout) -> float:
 def _scored(model: CausalModel, plan: RolloutPlan, rollouts: Sequence[Rollout]) -> list[Rollout]:
     """Return the rollouts with what the trainer makes of their tokens, as far as it is needed.
 
-    The policy itself is scored where the step would see another one: in later updates, or in the reward. The model as it
-    was is scored on one reply of each group where nothing but the distance is to be told.
+    The policy itself is scored where the step would see another one: in later updates, or in the reward. The model as
+    it was is scored on one reply of each group where nothing but the distance is to be told.
     """
     examples = [_example(plan, rollout) for rollout in rollouts]
     size, temperature = plan.tokens_per_piece, plan.temperature
@@ -156,6 +159,8 @@ def _scored(model: CausalModel, plan: RolloutPlan, rollouts: Sequence[Rollout]) 
     if plan.updates > 1 or (plan.kl_in_reward and plan.kl_weight):
         olds = token_logps(model, examples, tokens_per_piece=size, temperature=temperature)
         found = [replace(each, old=old) for each, old in zip(found, olds, strict=True)]
+    if not plan.has_reference:
+        return found
     which = range(0, len(found), 1 if plan.kl_weight else plan.group)
     with model.disabled():
         asked = [examples[i] for i in which]

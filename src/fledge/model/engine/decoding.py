@@ -1,9 +1,9 @@
-"""Many replies at once behind prompts that are computed once: keys and values are kept, one new token of each at a time.
+"""Many replies at once behind prompts that are computed once: keys and values are kept, a token of each at a time.
 
-The prompts are a tree like any other, so what they begin with in common is computed once for all of them, and all replies
-to a prompt read one copy of its keys and values. A reply has a slot of its own behind them. A step is an ordinary pass over
-one token of each reply, on a context that holds everything before: the same kernels as in training, the adapter beside the
-weights, the same rounding.
+The prompts are a tree like any other, so what they begin with in common is computed once for all of them, and all
+replies to a prompt read one copy of its keys and values. A reply has a slot of its own behind them. A step is an
+ordinary pass over one token of each reply, on a context that holds everything before: the same kernels as in training,
+the adapter beside the weights, the same rounding.
 
 Shapes: B replies under way, P tokens of all prompts, C = P + slots * room keys, D width, V vocabulary.
 """
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from fledge.model.engine.kernels import Layout, sums_dtype
-from fledge.model.engine.passes import Context, Engine, Pass
+from fledge.model.engine.one_pass import Context, Pass
+from fledge.model.engine.passes import Engine
 from fledge.model.tokens import Growing, Prompts, TreeTokens
 
 
@@ -28,9 +29,7 @@ class KeptKeys:
         self._engine, self._prompts, self._room = engine, prompts, room
         shape = engine.shape
         self._behind = prompts.num_tokens
-        self._keys = torch.empty(
-            shape.num_layers, 2, self._behind + slots * room, shape.key_width, dtype=engine.dtype
-        )
+        self._keys = torch.empty(shape.num_layers, 2, self._behind + slots * room, shape.key_width, dtype=engine.dtype)
         hidden_PD = torch.empty(prompts.num_tokens, shape.width, dtype=sums_dtype(engine.dtype))
         start, context = 0, None
         for number, tokens in enumerate(prompts.trees):
@@ -54,7 +53,8 @@ class KeptKeys:
     @torch.no_grad()
     def step(self, replies: Sequence[Growing]) -> Tensor:
         """Return the hidden states [B, D] of the last token of each reply, and keep its keys and values."""
-        nodes, spans = [], []
+        nodes: list[tuple[int, ...]] = []
+        spans: list[tuple[int, int, int]] = []
         for number, reply in enumerate(replies):
             own = list(self._prompts.runs[reply.prompt])
             asked, count = self._prompts.length(reply.prompt), len(reply.ids) - 1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from fledge.errors import ModelError
 from fledge.model.adapter import Adapter
 from fledge.model.lora import LoraSettings
+from fledge.model.scalar_head import ScalarHead
 from fledge.model.shape import Shape
 from fledge.model.tokens import TreeTokens
 
 
 class CausalModel(ABC):
-    """A frozen causal language model that can carry one adapter. `path` tells in words how it is computed.
+    """A frozen causal language model that can carry one adapter, and a head that gives a number for a hidden state.
+
+    `path` tells in words how it is computed.
 
     Shapes: N tokens of a tree, C tokens of a context, U scored tokens, D width, V vocabulary.
     """
@@ -26,6 +29,7 @@ class CausalModel(ABC):
     shape: Shape
     dtype: torch.dtype
     path: str
+    scalar_head: ScalarHead | None = None
 
     @abstractmethod
     def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
@@ -34,9 +38,16 @@ class CausalModel(ABC):
         Raises ModelError where a target matches nothing.
         """
 
+    def add_scalar_head(self) -> None:
+        """Put a head beside the LM head that gives a number for each hidden state. It begins at zero.
+
+        Raises ModelError where the model gives no hidden states.
+        """
+        self.scalar_head = ScalarHead(self.shape.width, self.dtype)
+
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return what is trained, by name."""
+        """Return what is trained of the adapter, by name."""
 
     @abstractmethod
     def gradients(self) -> dict[str, Tensor]:
@@ -53,6 +64,12 @@ class CausalModel(ABC):
     @abstractmethod
     def disabled(self) -> AbstractContextManager[None]:
         """Answer as the base model inside the block: the reference of preference objectives."""
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Answer and score as before the first step inside the block."""
+        with self.disabled(), nullcontext() if self.scalar_head is None else self.scalar_head.off():
+            yield
 
     @abstractmethod
     def hidden(self, tokens: TreeTokens, context: Any = None) -> Tensor:
@@ -98,7 +115,7 @@ class CausalModel(ABC):
         return self.logit_softcap * torch.tanh(logits / self.logit_softcap) if self.logit_softcap else logits
 
     def adapter(self, settings: LoraSettings, *, base_name: str) -> Adapter:
-        """Return a copy of the adapter in PEFT's layout, float32."""
+        """Return a copy of the adapter, and of the head that scores, in PEFT's layout, float32."""
         tensors = {name: t.detach().float().contiguous().numpy().copy() for name, t in self.adapter_tensors().items()}
         return Adapter(
             rank=settings.rank,
@@ -108,14 +125,26 @@ class CausalModel(ABC):
             target_modules=tuple(dict.fromkeys(name.split(".lora_")[0].rsplit(".", 1)[-1] for name in tensors)),
             base_name=base_name,
             tensors=tensors,
+            score=None if self.scalar_head is None else self.scalar_head.weight.detach().float().numpy().copy(),
         )
 
     @torch.no_grad()
     def load_adapter(self, adapter: Adapter) -> None:
-        """Copy the matrices of `adapter` into this model's. Raises ModelError where they are not the same ones."""
+        """Copy the matrices of `adapter`, and its head where it scores, into this model's.
+
+        Raises ModelError where they are not the same ones.
+        """
         own = self.adapter_tensors()
         if set(own) != set(adapter.tensors):
             odd = sorted(set(own) ^ set(adapter.tensors))
             raise ModelError("model.bad_adapter", f"{len(odd)} tensors do not match the model, for one {odd[0]}.")
         for name, tensor in own.items():
             tensor.copy_(torch.from_numpy(adapter.tensors[name]))
+        if adapter.score is not None:
+            self.add_scalar_head()
+            assert self.scalar_head is not None
+            own_width = len(self.scalar_head.weight)
+            if len(adapter.score) != own_width:
+                what = f"its head has {len(adapter.score)} numbers, the model's hidden states {own_width}."
+                raise ModelError("model.bad_adapter", what)
+            self.scalar_head.weight.copy_(torch.from_numpy(adapter.score))

@@ -28,6 +28,7 @@ from fledge.model.engine.head import tile_rows, token_logps
 from fledge.model.engine.kernels import Kernels
 from fledge.model.engine.passes import Engine
 from fledge.model.lora import LoraSettings
+from fledge.model.scalar_head import ScalarHead
 from fledge.model.shape import Shape
 from fledge.model.tokens import TreeTokens
 from fledge.model.weights import OtherWeights, Weights
@@ -116,6 +117,15 @@ class PlainModel(CausalModel):
             self._row_hidden(_small_tree())
         if past := lora.withdraw_bypassed(self.network):
             self.path += f"; no adapter beside {', '.join(past)}, whose weights it multiplies with by itself"
+
+    def add_scalar_head(self) -> None:
+        if self._head.kind == "all":
+            raise ModelError(
+                "model.unsupported",
+                f"transformers' {type(self.network).__name__} gives no hidden states that a score could be read from.",
+                remedy="Choose another model.",
+            )
+        self.scalar_head = ScalarHead(self.head.shape[1], self.dtype)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return dict(lora.matrices(self.network))

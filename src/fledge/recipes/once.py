@@ -35,7 +35,7 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
         remedy = "Give fewer, or leave it out for all."
     elif train.top_layers is not None and train.after_prompt:
         problem = "train.top_layers and train.after_prompt exclude each other."
-    elif train.after_prompt and aim_of(config).facts:
+    elif train.after_prompt and (aim_of(config).facts or aim_of(config).judges):
         problem = f"objective {config.objective} and train.after_prompt exclude each other."
     elif train.after_prompt and plain:
         problem = f"train.after_prompt needs the fast path, and {plain}."

@@ -147,7 +147,9 @@ def _possible(
 
 
 def _require_known(finished: Finished) -> None:
-    """Raise ExportError for an architecture that is trained on the plain path alone."""
+    """Raise ExportError for what scores answers, and for an architecture that is trained on the plain path alone."""
+    if finished.adapter.score is not None:
+        raise scores_only(finished.run)
     if isinstance(finished.weights, OtherWeights):
         raise ExportError(
             "model.unsupported",
@@ -155,6 +157,16 @@ def _require_known(finished: Finished) -> None:
             where=finished.run.path.name,
             remedy=f"Its adapter opens in PEFT, which can merge it: {finished.run.adapter}",
         )
+
+
+def scores_only(run: RunFolder) -> ExportError:
+    """Return the error for a run that was taught to score answers where one that gives some is needed."""
+    return ExportError(
+        "model.unsupported",
+        "it scores answers and gives none: there is no GGUF file of it to make or to talk with.",
+        where=run.path.name,
+        remedy=f"Use it as it is: fledge reward score {run.number} FILE, or as the reward model:{run.number}.",
+    )
 
 
 def merge_folder(finished: Finished, out: Path) -> dict[str, Any]:

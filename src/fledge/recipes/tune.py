@@ -26,7 +26,7 @@ from fledge.recipes.once import remember
 from fledge.recipes.report import write_report
 from fledge.recipes.setup import Setup, build, prepare, refer, stream
 from fledge.training import checkpoint
-from fledge.training.aims import before_of, objective_of
+from fledge.training.aims import aim_of, before_of, objective_of
 from fledge.training.log import MetricsLog, read
 from fledge.training.loop import Plan, Step, Summary, fit
 from fledge.training.optim import Schedule
@@ -150,7 +150,7 @@ def _restore(
 def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int) -> dict[str, Any]:
     """Measure the held-out loss, write the manifest (which makes the run usable) and return the summary."""
     measured = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
-    with model.disabled():
+    with model.untrained():
         before = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
     totals = _totals(run)
     summary = {
@@ -169,7 +169,7 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
         "trainable_params": num_trainable,
         "peak_rss_bytes": peak_rss_bytes(),
         "adapter": str(run.adapter.resolve()),
-        "exportable": not isinstance(setup.weights, OtherWeights),
+        "exportable": not (isinstance(setup.weights, OtherWeights) or aim_of(setup.config).judges),
         "diagnoses": [],
     }
     manifest = {

@@ -52,9 +52,7 @@ def with_head(folder: Path, *, dtype: torch.dtype, plain: str = "") -> CausalMod
     model = load_model(open_weights(folder), dtype=dtype, plain=plain)
     model.add_adapter(LoraSettings(rank=4, alpha=8.0), seed=7)
     wake(model)
-    model.add_scalar_head()
-    assert model.scalar_head is not None
-    torch.nn.init.normal_(model.scalar_head.weight, generator=torch.Generator().manual_seed(5))
+    torch.nn.init.normal_(model.add_scalar_head(), generator=torch.Generator().manual_seed(5))
     return model
 
 
@@ -107,14 +105,9 @@ def test_it_is_read_behind_the_last_taught_token() -> None:
     assert piece.predictor_U.tolist() == [3], "the state behind the token that ends the turn"
 
 
-def test_before_the_first_step_nothing_is_told_apart(folders: dict[str, Path]) -> None:
-    model = with_head(folders["llama"], dtype=torch.float32)
-    examples = [read_at_end(e) for e in answers(2)]
-    with model.untrained():
-        assert sequence_values(model, examples, tokens_per_piece=100) == [0.0] * 4
-    assert 0.0 not in sequence_values(model, examples, tokens_per_piece=100)
-    assert not ScalarHead(8, torch.bfloat16).weight.any()
-    assert ScalarHead(8, torch.bfloat16).weight.dtype == torch.float32, "a master"
+def test_it_begins_at_zero_in_numbers_that_can_be_trained() -> None:
+    head = ScalarHead(8, torch.bfloat16)
+    assert not head.weight.any() and head.weight.dtype == torch.float32 and head.weight.requires_grad
 
 
 def test_the_head_goes_with_the_adapter(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-from fledge.config import Config, load_config
+from fledge.config import Config
+from fledge.config_file import load_config
 from fledge.errors import ConfigError, DataError, ExportError, FledgeError, ModelError, RunError
 from fledge.model.combine import Recipe
 from fledge.project import find_run, list_runs
@@ -201,6 +202,8 @@ def test_rows_without_pairs_are_refused(taught: Path, tmp_path: Path) -> None:
     pairs = save_pairs(tmp_path / "pairs")
     with pytest.raises(ConfigError, match="exclude each other"):
         prepare(pairs, load_config(pairs, ["train.after_prompt=true"]))
+    with pytest.raises(ConfigError, match="learns an adapter and a head"):
+        prepare(pairs, load_config(pairs, ["method=full", "train.rank=auto"]))
     text = tmp_path / "notes.txt"
     text.write_text("A text that answers nothing at all.\n")
     with pytest.raises(FledgeError, match="no row has an answer to score"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +14,17 @@ from torch import Tensor, nn
 from fledge.errors import ModelError
 from fledge.model.adapter import Adapter
 from fledge.model.lora import LoraSettings
+from fledge.model.safetensors_file import write_safetensors
 from fledge.model.scalar_head import ScalarHead
 from fledge.model.shape import Shape
 from fledge.model.tokens import TreeTokens
+from fledge.model.weights import SINGLE_NAME, Weights
 
 
 class CausalModel(ABC):
-    """A frozen causal language model that can carry one adapter, and a head that gives a number for a hidden state.
+    """A causal language model that can carry one adapter, or be trained itself; frozen until one of the two.
 
-    `path` tells in words how it is computed.
+    path: in words, how it is computed. scalar_head: gives a number for a hidden state, where an objective needs one.
 
     Shapes: N tokens of a tree, C tokens of a context, U scored tokens, D width, V vocabulary.
     """
@@ -38,12 +41,30 @@ class CausalModel(ABC):
         Raises ModelError where a target matches nothing.
         """
 
-    def add_scalar_head(self) -> None:
-        """Put a head beside the LM head that gives a number for each hidden state. It begins at zero.
+    def add_scalar_head(self) -> nn.Parameter:
+        """Put a head beside the LM head that gives a number for each hidden state; return its weights, all zero.
 
         Raises ModelError where the model gives no hidden states.
         """
         self.scalar_head = ScalarHead(self.shape.width, self.dtype)
+        return self.scalar_head.weight
+
+    @abstractmethod
+    def train_weights(self, weights: Weights, span: range | None, *, masters: torch.dtype = torch.float32) -> None:
+        """Train the weights themselves: those of the layers in `span`, or with None all, outside the layers too.
+
+        `weights` are those that the model was loaded from: masters begin with their values, not with rounded ones.
+        masters: float32, or bfloat16 where the optimizer rounds without bias.
+        """
+
+    @abstractmethod
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return the trained weights by Hugging Face's names, as they are stored in a model's files."""
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the trained weights into a folder, as float32 safetensors under Hugging Face's names."""
+        tensors = {name: t.detach().float().contiguous().numpy() for name, t in self.trained_tensors().items()}
+        write_safetensors(folder / SINGLE_NAME, tensors, metadata={"format": "pt"})
 
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -51,7 +72,7 @@ class CausalModel(ABC):
 
     @abstractmethod
     def gradients(self) -> dict[str, Tensor]:
-        """Return the gradient of every adapter matrix by PEFT's name for it."""
+        """Return the gradient of every adapter matrix by PEFT's name for it, or of every trained weight by its own."""
 
     @abstractmethod
     def adapter_tensors(self) -> dict[str, Tensor]:
@@ -63,13 +84,10 @@ class CausalModel(ABC):
 
     @abstractmethod
     def disabled(self) -> AbstractContextManager[None]:
-        """Answer as the base model inside the block: the reference of preference objectives."""
+        """Answer as without the adapter inside the block: the reference of preference objectives.
 
-    @contextmanager
-    def untrained(self) -> Iterator[None]:
-        """Answer and score as before the first step inside the block."""
-        with self.disabled(), nullcontext() if self.scalar_head is None else self.scalar_head.off():
-            yield
+        Weights that are trained themselves stay as they are; their base is what they are before the first step.
+        """
 
     @abstractmethod
     def hidden(self, tokens: TreeTokens, context: Any = None) -> Tensor:
@@ -141,10 +159,8 @@ class CausalModel(ABC):
         for name, tensor in own.items():
             tensor.copy_(torch.from_numpy(adapter.tensors[name]))
         if adapter.score is not None:
-            self.add_scalar_head()
-            assert self.scalar_head is not None
-            own_width = len(self.scalar_head.weight)
-            if len(adapter.score) != own_width:
-                what = f"its head has {len(adapter.score)} numbers, the model's hidden states {own_width}."
+            head = self.add_scalar_head()
+            if len(adapter.score) != len(head):
+                what = f"its head has {len(adapter.score)} numbers, the model's hidden states {len(head)}."
                 raise ModelError("model.bad_adapter", what)
-            self.scalar_head.weight.copy_(torch.from_numpy(adapter.score))
+            head.copy_(torch.from_numpy(adapter.score))

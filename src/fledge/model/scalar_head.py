@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
@@ -18,18 +15,7 @@ class ScalarHead:
 
     def __init__(self, width: int, dtype: torch.dtype) -> None:
         self.weight = nn.Parameter(torch.zeros(width, dtype=torch.promote_types(dtype, torch.float32)))
-        self._off = False
 
     def __call__(self, hidden_UD: Tensor) -> Tensor:
         """Return the value of each hidden state [U], float32 at least, with gradient by head and hidden state."""
-        weight = torch.zeros_like(self.weight) if self._off else self.weight
-        return hidden_UD.to(weight.dtype) @ weight
-
-    @contextmanager
-    def off(self) -> Iterator[None]:
-        """Give 0 for everything inside the block, as before the first step."""
-        self._off = True
-        try:
-            yield
-        finally:
-            self._off = False
+        return hidden_UD.to(self.weight.dtype) @ self.weight

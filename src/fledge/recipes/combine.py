@@ -46,8 +46,16 @@ def combine_runs(
             where=str(runs[other].path),
             remedy="Combine runs of one base.",
         )
+    whole = next((run for run in opened if run.adapter is None), None)
+    if whole is not None:
+        raise RunError(
+            "run.not_resumable",
+            "all of its weights were trained: it has no adapter to combine.",
+            where=str(whole.run.path),
+            remedy="Combine runs of method lora.",
+        )
     say(f"{recipe.how}: {HOWS[recipe.how]}")
-    combined = combine([run.adapter for run in opened], recipe, say=step)
+    combined = combine([run.adapter for run in opened if run.adapter is not None], recipe, say=step)
     names = [run.path.name for run in runs]
     made = new_run(project, f"merge-{runs[0].path.name.split('-', 2)[-1]}")
     parts = ", ".join(f"{weight:g} x {name}" for weight, name in zip(recipe.weights, names, strict=True))

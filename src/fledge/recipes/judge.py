@@ -43,7 +43,8 @@ class Judge:
     def __init__(self, project: Path, run: RunFolder) -> None:
         finished = open_run(project, run)
         self.name, self.config = run.path.name, finished.config
-        if finished.adapter.score is None:
+        adapter = finished.adapter
+        if adapter is None or adapter.score is None:
             raise RunError(
                 "run.not_found",
                 f"it was taught {self.config.objective} and scores nothing.",
@@ -61,8 +62,8 @@ class Judge:
             plain=plain_reason(weights, dora=train.dora),
             stay=self.config.method == "qlora",
         )
-        self._model.add_adapter(settings_of(finished.adapter), seed=0)
-        self._model.load_adapter(finished.adapter)
+        self._model.add_adapter(settings_of(adapter), seed=0)
+        self._model.load_adapter(adapter)
 
     def scores(self, rows: Sequence[Conversation], *, done: Callable[[int], None] = lambda _: None) -> list[float]:
         """Return what each conversation's last answer is worth, prompts that they share computed once.

@@ -25,7 +25,7 @@ from fledge.model.causal import CausalModel
 from fledge.model.engine.decoder import held_bytes
 from fledge.model.hardware import DTYPES, survey
 from fledge.model.load import load_model, plain_reason, prepare_plain
-from fledge.model.lora import LoraSettings
+from fledge.model.lora import LoraSettings, layer_of
 from fledge.model.memory import rss_bytes
 from fledge.model.pull import resolve as resolve_model
 from fledge.model.tokenizer import load_tokenizer
@@ -38,10 +38,10 @@ from fledge.recipes.spread import spread_of
 from fledge.recipes.texts import texts_of
 from fledge.records import Judged, Learnt, Preference
 from fledge.training.aims import aim_of, compares, unheard
-from fledge.training.auto import Means, lora_settings, resolve
+from fledge.training.auto import Means, layers_of, lora_settings, resolve
 from fledge.training.batch import Batch, Memory, batches, num_steps
 from fledge.training.memory_plan import MemoryPlan
-from fledge.training.optim import adamw
+from fledge.training.optim import adamw, optimizer_of
 
 
 def _quiet(_: object) -> None: ...
@@ -84,7 +84,7 @@ class Setup:
 
     @property
     def lora(self) -> LoraSettings:
-        return lora_settings(self.config.train)
+        return lora_settings(self.config.train, self.weights.shape.num_layers)
 
     @property
     def steps(self) -> int:
@@ -129,6 +129,9 @@ def prepare(
         sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names()),
         machine,
         rss_bytes() + held,
+        layer_params=sum(
+            torch.Size(weights.tensor_shape(name)).numel() for name in weights.names() if layer_of(name) == 0
+        ),
         weight_bytes=(lambda dtype: held_bytes(weights, DTYPES[dtype])) if config.method == "qlora" else None,
         plain=bool(plain),
         all_logits=all_logits,
@@ -203,9 +206,9 @@ def _base_digest(path: Path) -> str:
 
 
 def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.optim.Optimizer]:
-    """Return the model with its adapter, what is trained by name and its optimizer, as the run begins with them."""
+    """Return the model, what of it is trained and the optimizer of that, as the run begins with them."""
     train = setup.config.train
-    assert train.rank != "auto" and train.dtype != "auto"
+    assert train.dtype != "auto"
     torch.manual_seed(train.seed)
     assert train.recompute != "auto"
     model = load_model(
@@ -215,12 +218,15 @@ def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.opt
         recompute=train.recompute,
         stay=setup.config.method == "qlora",
     )
+    if setup.config.method == "full":
+        span = layers_of(train, setup.weights.shape.num_layers)
+        model.train_weights(setup.weights, span, masters=DTYPES[train.masters])
+        parameters = model.parameters()
+        return model, parameters, optimizer_of(train.optimizer, parameters, weight_decay=train.weight_decay)
     model.add_adapter(setup.lora, seed=train.seed)
     parameters = model.parameters()
     if aim_of(setup.config).judges:
-        model.add_scalar_head()
-    if model.scalar_head is not None:
-        parameters[SCORE] = model.scalar_head.weight
+        parameters[SCORE] = model.add_scalar_head()
     return model, parameters, adamw(parameters, weight_decay=train.weight_decay, lora_plus=train.lora_plus)
 
 

@@ -1,4 +1,4 @@
-"""Rows -> adapter: the life of a training run, top to bottom."""
+"""Rows -> adapter, or trained weights: the life of a training run, top to bottom."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import yaml
 import fledge
 from fledge.config import Config
 from fledge.errors import ConfigError, RunError
-from fledge.model.adapter import save_adapter
+from fledge.model.adapter import TENSORS_NAME, save_adapter
 from fledge.model.causal import CausalModel
 from fledge.model.memory import peak_rss_bytes
-from fledge.model.weights import OtherWeights
-from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
-from fledge.recipes.held_out import measure, summary_of_tasks
+from fledge.model.weights import SINGLE_NAME, OtherWeights
+from fledge.project import RunFolder, new_run, sha256_of, staged_folder, write_json_atomic, write_text_atomic
+from fledge.recipes.held_out import Measured, measure, summary_of_tasks
 from fledge.recipes.once import remember
 from fledge.recipes.report import write_report
 from fledge.recipes.setup import Setup, build, prepare, refer, stream
+from fledge.release.folder import copy_tokenizer
 from fledge.training import checkpoint
 from fledge.training.aims import aim_of, before_of, objective_of
 from fledge.training.log import MetricsLog, read
@@ -110,6 +111,7 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
         model, parameters, optimizer = build(setup)
         listener.say(model.path)
         setup = refer(setup, model, listener.say)
+        before = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
         first_step = _restore(run, setup, parameters, optimizer, listener)
         plan = Plan(
             steps=setup.steps,
@@ -127,11 +129,23 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
         steps = stream(setup, first_step=first_step, memory=memory)
         with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
             fit(model, steps, objective, optimizer, plan, [log, listener.step])
-        adapter = model.adapter(setup.lora, base_name=setup.config.model)
-        if train.after_prompt:
-            adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
-        save_adapter(adapter, run.adapter)
-        return _finish(run, setup, model, sum(p.numel() for p in parameters.values()))
+        saved = _save(run, setup, model)
+        return _finish(run, setup, model, before, saved, sum(p.numel() for p in parameters.values()))
+
+
+def _save(run: RunFolder, setup: Setup, model: CausalModel) -> Path:
+    """Write what was trained, whole or not at all; return its file."""
+    if setup.config.method == "full":
+        with staged_folder(run.model) as staged:
+            model.save_weights(staged)
+            if isinstance(setup.weights, OtherWeights):
+                copy_tokenizer(setup.weights.path, staged)
+        return run.model / SINGLE_NAME
+    adapter = model.adapter(setup.lora, base_name=setup.config.model)
+    if setup.config.train.after_prompt:
+        adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
+    save_adapter(adapter, run.adapter)
+    return run.adapter / TENSORS_NAME
 
 
 def _restore(
@@ -147,11 +161,12 @@ def _restore(
     return step
 
 
-def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int) -> dict[str, Any]:
+def _finish(
+    run: RunFolder, setup: Setup, model: CausalModel, before: Measured, saved: Path, num_trainable: int
+) -> dict[str, Any]:
     """Measure the held-out loss, write the manifest (which makes the run usable) and return the summary."""
     measured = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
-    with model.untrained():
-        before = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
+    full = setup.config.method == "full"
     totals = _totals(run)
     summary = {
         "run": run.path.name,
@@ -168,7 +183,8 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
         "tasks": summary_of_tasks(setup.course, setup.held_out.rows, measured.losses),
         "trainable_params": num_trainable,
         "peak_rss_bytes": peak_rss_bytes(),
-        "adapter": str(run.adapter.resolve()),
+        "adapter": None if full else str(run.adapter.resolve()),
+        "model": str(run.model.resolve()) if full else None,
         "exportable": not (isinstance(setup.weights, OtherWeights) or aim_of(setup.config).judges),
         "diagnoses": [],
     }
@@ -179,7 +195,7 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
         "base_sha256": setup.base_sha256,
         "rows_sha256": setup.lesson.digest,
         "identity": setup.identity,
-        "adapter_sha256": sha256_of(run.adapter / "adapter_model.safetensors"),
+        "model_sha256" if full else "adapter_sha256": sha256_of(saved),
         "summary": summary,
     }
     write_json_atomic(run.manifest, manifest)

@@ -21,7 +21,6 @@ from fledge.project import sha256_of, staged_folder, write_json_atomic
 
 STATE, MANIFEST = "state.safetensors", "manifest.json"
 KEPT = 2
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def save(
@@ -33,10 +32,8 @@ def save(
     """
     tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
     for name, parameter in parameters.items():
-        tensors[f"parameter.{name}"] = parameter.detach()
-        for moment in _MOMENTS:
-            if moment in optimizer.state[parameter]:
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+        tensors[f"parameter.{name}"] = _storable(parameter.detach())
+        tensors |= {f"state.{name}.{key}": moment for key, moment in optimizer.state[parameter].items()}
     final = folder / f"step-{step:06d}"
     with staged_folder(final) as staged:
         # safetensors' own writer holds all of it twice more, which no forecast would forgive.
@@ -78,12 +75,19 @@ def load(path: Path, *, identity: str, parameters: Mapping[str, nn.Parameter], o
     tensors = load_file(path / STATE)
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"parameter.{name}"])
-            moments = {m: tensors[f"{m}.{name}"] for m in _MOMENTS if f"{m}.{name}" in tensors}
+            stored = tensors[f"parameter.{name}"]
+            parameter.copy_(stored.view(parameter.dtype) if stored.dtype == torch.int16 else stored)
+            prefix = f"state.{name}."
+            moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             if moments:
                 optimizer.state[parameter] = moments
     torch.set_rng_state(tensors["rng"])
     return int(str(manifest["step"]))
+
+
+def _storable(tensor: Tensor) -> Tensor:
+    """Return a tensor that numpy knows: bfloat16 by its bits."""
+    return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _manifest(path: Path) -> dict[str, object] | None:

@@ -40,16 +40,29 @@ PLAIN_ACTIVATIONS = 2.5
 
 
 @dataclass(frozen=True)
+class FullJob:
+    """What training the weights themselves takes beside them.
+
+    num_params: how many are trained. bytes_each: of masters, where they are not what is multiplied with, of gradients
+    and of the optimizer's state. layers: None for all, and for what stands outside the layers too.
+    """
+
+    num_params: int
+    bytes_each: float
+    layers: range | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """What is to be trained, as far as memory goes. all_logits: the model gives those of all tokens or none.
 
     unit: so many examples in sequence are one row and are computed at once. weight_bytes: what the frozen weights take
-    where it is not `num_params` numbers in `dtype`.
+    where it is not `num_params` numbers in `dtype`. lora: None where weights are trained themselves, as `full` says.
     """
 
     shape: Shape
     dtype: torch.dtype
-    lora: LoraSettings
+    lora: LoraSettings | None
     num_params: int
     rows_per_step: int
     course: Course
@@ -58,6 +71,13 @@ class Job:
     all_logits: bool = False
     unit: int = 1
     weight_bytes: int | None = None
+    full: FullJob | None = None
+
+    @property
+    def layers(self) -> range:
+        """The layers in which something is trained."""
+        told = self.lora.layers if self.lora is not None else self.full.layers if self.full is not None else None
+        return told or range(self.shape.num_layers)
 
     def numbers(self, rows: Sequence[int]) -> list[int]:
         """Return the numbers of the examples of some rows."""
@@ -110,8 +130,9 @@ def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute
     """Return the bytes of everything that a step of this size holds, by what it is for."""
     shape, layers = job.shape, job.shape.num_layers
     exact = sums_dtype(job.dtype).itemsize
-    ranks = {site: job.lora.rank * len(which) for site, which in wanted(job.lora).items()}
-    lowest = layers - (job.lora.layers or layers)
+    adapted = {} if job.lora is None else wanted(job.lora)
+    ranks = {} if job.lora is None else {site: job.lora.rank * len(which) for site, which in adapted.items()}
+    lowest = job.layers.start
     per_token = bytes_per_token(shape, ranks, dtype=job.dtype, lowest=lowest, recompute=recompute)
     # keys of the trunk, their gradients, and every thread's own sum of gradients by keys
     keys = 2 * shape.key_width
@@ -123,21 +144,31 @@ def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute
     if job.all_logits:
         # as they are, scaled or copied once, and their gradient
         head += 3 * tokens * shape.vocab_size * job.dtype.itemsize
-    trainable = copies = 0
-    for site, which in wanted(job.lora).items():
-        ins, outs = site_widths(shape, site)
-        trainable += job.lora.rank * (len(which) * ins + sum(outs[i] for i in which))
-        copies += job.lora.rank * len(which) * (ins + sum(outs))
-    adapted = job.lora.layers or layers
     activations = tokens * per_token + trunk + sums + streams
     return {
         "weights": job.num_params * job.dtype.itemsize if job.weight_bytes is None else job.weight_bytes,
-        # master, gradient, two moments of AdamW and one passing copy; and what is multiplied with
-        "adapter": adapted * (5 * trainable * exact + copies * job.dtype.itemsize),
+        **_learning(job, tokens, rows),
         "activations": activations if job.trunk else int(PLAIN_ACTIVATIONS * activations),
         "head": head,
         "sundry": SUNDRY_BYTES,
     }
+
+
+def _learning(job: Job, tokens: int, head_rows: int) -> dict[str, int]:
+    """Return the bytes of what is trained: an adapter, or weights with what an optimizer keeps of them."""
+    shape, exact = job.shape, sums_dtype(job.dtype).itemsize
+    if job.full is not None:
+        # The first factor of a gradient's product is turned on its side.
+        turned = max(tokens * 2 * shape.ffn_width, head_rows * shape.vocab_size) * job.dtype.itemsize
+        return {"trained": int(job.full.num_params * job.full.bytes_each) + turned}
+    assert job.lora is not None
+    rank, trainable, copies = job.lora.rank, 0, 0
+    for site, which in wanted(job.lora).items():
+        ins, outs = site_widths(shape, site)
+        trainable += rank * (len(which) * ins + sum(outs[i] for i in which))
+        copies += rank * len(which) * (ins + sum(outs))
+    # master, gradient, two moments of AdamW and one passing copy; and what is multiplied with
+    return {"adapter": len(job.layers) * (5 * trainable * exact + copies * job.dtype.itemsize)}
 
 
 def _largest(examples: Sequence[Example], job: Job, course: Course, size: int) -> tuple[int, int, int]:

@@ -76,10 +76,15 @@ def _check_full(config: Config, plain: str) -> None:
         raise ConfigError("config.bad_value", f"full: {problem}", where="method", remedy=remedy)
 
 
+def quantised(weights: Weights) -> bool:
+    """Whether some of the weights are stored in blocks."""
+    return any(weights.blocks(name) is not None for name in weights.names())
+
+
 def _check_stored(weights: Weights, plain: str) -> None:
     """Raise ConfigError where there are no quantised weights that could stay as they are."""
-    quantised = any(weights.blocks(name) is not None for name in weights.names())
-    problem = f"it needs the fast path, and {plain}" if plain else "" if quantised else "its weights are not quantised"
+    problem = f"it needs the fast path, and {plain}" if plain else ""
+    problem = problem or ("" if quantised(weights) else "its weights are not quantised")
     if problem:
         raise ConfigError(
             "config.bad_value",

@@ -23,7 +23,7 @@ from fledge.data.tree import Places
 from fledge.model.adapter import SCORE
 from fledge.model.causal import CausalModel
 from fledge.model.engine.decoder import held_bytes
-from fledge.model.hardware import DTYPES, survey
+from fledge.model.hardware import DTYPES, Machine, survey
 from fledge.model.load import load_model, plain_reason, prepare_plain
 from fledge.model.lora import LoraSettings, layer_of
 from fledge.model.memory import rss_bytes
@@ -31,7 +31,7 @@ from fledge.model.pull import resolve as resolve_model
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import GgufWeights, Weights, open_weights
 from fledge.project import sha256_of
-from fledge.recipes.once import check_options, places_of, remembered_bytes
+from fledge.recipes.once import check_options, places_of, quantised, remembered_bytes
 from fledge.recipes.prepare import Lesson, Rows, read_project, teach
 from fledge.recipes.reference import with_reference
 from fledge.recipes.spread import spread_of
@@ -124,18 +124,7 @@ def prepare(
         order=config.data.order,
         seed=config.train.seed,
     )
-    means = Means(
-        weights.shape,
-        sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names()),
-        machine,
-        rss_bytes() + held,
-        layer_params=sum(
-            torch.Size(weights.tensor_shape(name)).numel() for name in weights.names() if layer_of(name) == 0
-        ),
-        weight_bytes=(lambda dtype: held_bytes(weights, DTYPES[dtype])) if config.method == "qlora" else None,
-        plain=bool(plain),
-        all_logits=all_logits,
-    )
+    means = _means(weights, machine, rss_bytes() + held, plain=bool(plain), all_logits=all_logits)
     texts = bool(texts_of(rows.train))
     resolved, choices, plan = resolve(config, examples=lesson.examples, course=course, means=means, texts=texts)
     notes = _notes(rows, lesson, held_out, course, config, weights, plain)
@@ -169,6 +158,20 @@ def _lessons(
             replace(part, examples=PackedExamples(map(read_at_end, part.examples))) for part in (lesson, held_out)
         )
     return lesson, held_out, spread
+
+
+def _means(weights: Weights, machine: Machine, process_bytes: int, *, plain: bool, all_logits: bool) -> Means:
+    counts = {name: torch.Size(weights.tensor_shape(name)).numel() for name in weights.names()}
+    return Means(
+        weights.shape,
+        sum(counts.values()),
+        machine,
+        process_bytes,
+        layer_params=sum(count for name, count in counts.items() if layer_of(name) == 0),
+        stored_bytes=(lambda dtype: held_bytes(weights, DTYPES[dtype])) if quantised(weights) else None,
+        plain=plain,
+        all_logits=all_logits,
+    )
 
 
 def _notes(

@@ -50,8 +50,8 @@ class Choice:
 class Means:
     """What a run has to work with.
 
-    num_params: all numbers of the base model; layer_params: those of one layer. weight_bytes: what they take in a
-    dtype, where they stay quantised.
+    num_params: all numbers of the base model; layer_params: those of one layer. stored_bytes: what they take in a
+    dtype where they stay in their blocks; None where they are not quantised.
     plain: the path without contexts. all_logits: see memory_plan.Job.
     """
 
@@ -60,7 +60,7 @@ class Means:
     machine: Machine
     process_bytes: int
     layer_params: int = 0
-    weight_bytes: Callable[[str], int] | None = None
+    stored_bytes: Callable[[str], int] | None = None
     plain: bool = False
     all_logits: bool = False
 
@@ -148,11 +148,32 @@ def _full(train: TrainConfig, means: Means) -> FullJob:
     return FullJob(count, apart + exact + STATE_BYTES[train.optimizer], layers)
 
 
-def _plan(config: Config, examples: Sequence[Example], course: Course, means: Means) -> MemoryPlan:
+def _others(config: Config, means: Means) -> dict[str, Config]:
+    """Return other ways to teach the same in less memory, by what has to be written for them."""
+    found: dict[str, dict[str, object]] = {}
+    if config.method == "full":
+        if not means.plain and config.train.dtype == "bfloat16":
+            small = {"optimizer": "adamw8bit", "masters": "bfloat16"}
+            found[" ".join(f"train.{knob}={value}" for knob, value in small.items())] = dict(small)
+        found["method=lora"] = {"rank": 16}
+    if config.method != "qlora" and means.stored_bytes is not None and not means.plain:
+        found["method=qlora"] = {"rank": 16 if config.train.rank == "auto" else config.train.rank}
+    return {
+        words: config.model_copy(
+            update={
+                "method": words.removeprefix("method=") if words.startswith("method=") else config.method,
+                "train": config.train.model_copy(update=knobs),
+            }
+        )
+        for words, knobs in found.items()
+    }
+
+
+def _job(config: Config, course: Course, means: Means) -> Job:
     train = config.train
     assert train.rows_per_step != "auto" and train.dtype != "auto"
     full = config.method == "full"
-    job = Job(
+    return Job(
         means.shape,
         DTYPES[train.dtype],
         None if full else lora_settings(train, means.shape.num_layers),
@@ -163,16 +184,21 @@ def _plan(config: Config, examples: Sequence[Example], course: Course, means: Me
         trunk=not means.plain,
         all_logits=means.all_logits,
         unit=UNITS[LEARNS_FROM[config.objective]],
-        weight_bytes=None if means.weight_bytes is None else means.weight_bytes(train.dtype),
+        weight_bytes=means.stored_bytes(train.dtype) if means.stored_bytes and config.method == "qlora" else None,
         full=_full(train, means) if full else None,
     )
+
+
+def _plan(config: Config, examples: Sequence[Example], course: Course, means: Means) -> MemoryPlan:
+    train = config.train
     return plan_memory(
         examples,
-        job,
+        _job(config, course, means),
         budget_bytes=size_bytes(train.ram),
         process_bytes=means.process_bytes,
         tokens_per_piece=None if train.tokens_per_piece == "auto" else train.tokens_per_piece,
         recompute=None if train.recompute == "auto" else train.recompute,
+        others={words: _job(other, course, means) for words, other in _others(config, means).items()},
     )
 
 

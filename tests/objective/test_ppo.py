@@ -11,6 +11,7 @@ import torch
 
 from fledge.objective.ppo import advantages, ppo, token_rewards, whitened
 from fledge.objective.scored import Scored
+from fledge.training.critic import Critic
 
 LENGTHS = (4, 1, 6, 2)
 CLIPS = {"clip_low": 0.2, "clip_high": 0.3, "value_clip": 0.25, "value_weight": 0.4}
@@ -145,3 +146,18 @@ def test_equal_rewards_that_were_foreseen_give_no_gradient() -> None:
     scored = replace(scored, logps_M=old.clone().requires_grad_())
     ppo(scored, **CLIPS).value.backward()  # type: ignore[no-untyped-call]
     assert scored.logps_M.grad is not None and float(scored.logps_M.grad.abs().max()) < 1e-12
+
+
+def test_replies_are_judged_token_by_token() -> None:
+    """What the critic hands on is the formulas above over all replies at once."""
+    old, reference, values = drawn(1, around=-2.0), drawn(2, around=-2.0), drawn(4)
+    worth = [1.0, -2.0, 0.5, 3.0]
+    critic = Critic(discount=0.97, gae_lambda=0.9, kl_weight=0.05)
+    gains, returns = critic.judge(worth, split(old), split(reference), split(values))
+    rewards = token_rewards(torch.tensor(worth, dtype=torch.float64), sequence(), old, reference, kl_weight=0.05)
+    expected, goals = advantages(rewards, values, sequence(), discount=0.97, gae_lambda=0.9)
+    assert [x for own in gains for x in own] == pytest.approx(whitened(expected).tolist(), rel=1e-12)
+    assert [x for own in returns for x in own] == pytest.approx(goals.tolist(), rel=1e-12)
+    assert [len(own) for own in gains] == list(LENGTHS)
+    near = Critic(discount=0.97, gae_lambda=0.9, kl_weight=0.0).judge(worth, split(old), [], split(values))
+    assert near[1] != returns, "without it nobody asks for the reference"

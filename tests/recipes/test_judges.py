@@ -157,16 +157,18 @@ def test_a_reply_that_is_too_long_keeps_no_other_from_being_judged(taught: Path)
 
 def test_what_scores_gives_no_answers(taught: Path, tmp_path: Path) -> None:
     run = find_run(taught, "latest")
+    said: list[str] = []
     for give in (
         lambda: export(open_run(taught, run), types=["f16"], with_adapter=False, out=tmp_path / "out"),
         lambda: merge_folder(open_run(taught, run), tmp_path / "merged"),
-        lambda: serve_target(taught, "latest"),
+        lambda: serve_target(taught, "latest", say=said.append),
     ):
         with pytest.raises(ExportError, match="fledge reward score 1 FILE") as caught:
             give()
         assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match="one of them scores answers"):
         combine_runs(taught, [run, run], Recipe("linear", (0.5, 0.5), 0.5, None))
+    assert not said, "no export is announced that cannot be made"
     assert not list(tmp_path.iterdir()) and len(list_runs(taught)) == 1
 
 

@@ -26,6 +26,8 @@ TEXT_EPOCHS = 3
 TEXT_STEP_TOKENS = 2048
 # Of answers that are compared: how often, and the share of the usual learning rate (docs/decisions.md).
 COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
+# Of answers that are scored: the same share.
+SCORE_LR = 0.5
 # Share of LoRA's learning rate that all weights want.
 FULL_LR = 0.1
 # Share of the free memory that a run takes for itself where nobody says how much.
@@ -252,6 +254,8 @@ def _lr(num_params: int, config: Config, *, compared: bool) -> tuple[float, str]
         return lr * (COMPARISON_LR if compared else 1.0), "adafactor's steps are shares of a weight's own size"
     if config.method == "full":
         lr *= FULL_LR
+    if aim_of(config).judges:
+        return SCORE_LR * lr, "a score is learnt faster than an answer, and comparing has no end of its own"
     if compared:
         return COMPARISON_LR * lr, "comparing answers wants a smaller rate than learning them: it has no end of its own"
     size = f"{num_params / 1e6:.0f}M"

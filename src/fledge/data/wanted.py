@@ -21,6 +21,7 @@ LEARNS_FROM: Mapping[str, RowKind] = {
     "orpo": "pairs",
     "simpo": "pairs",
     "kto": "judged",
+    "reward": "pairs",
     "grpo": "prompts",
     "rloo": "prompts",
 }
@@ -32,7 +33,7 @@ WANTED: Mapping[RowKind, str] = {
 }
 # Which objective learns all of a record.
 FITTING: Mapping[type, str] = {
-    Preference: "dpo (or ipo, orpo, simpo), which learns from both answers",
+    Preference: "dpo (or ipo, orpo, simpo, reward), which learns from both answers",
     Judged: "kto, which learns from good answers and from bad ones",
     Conversation: "sft, which learns the answers",
     Problem: "sft, which learns the answers, or grpo, which learns from rewards",

@@ -17,11 +17,14 @@ from torch import nn
 import fledge
 from fledge.config import Config
 from fledge.data.course import Course, plan_course
+from fledge.data.ends import read_at_end
+from fledge.data.packed import PackedExamples
 from fledge.data.template import ChatTemplate
 from fledge.data.tree import Places
+from fledge.model.adapter import SCORE
 from fledge.model.causal import CausalModel
 from fledge.model.engine.decoder import held_bytes
-from fledge.model.hardware import DTYPES, survey
+from fledge.model.hardware import DTYPES, Machine, survey
 from fledge.model.load import load_model, plain_reason, prepare_plain
 from fledge.model.lora import LoraSettings, layer_of
 from fledge.model.memory import rss_bytes
@@ -29,7 +32,7 @@ from fledge.model.pull import resolve as resolve_model
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import GgufWeights, Weights, open_weights
 from fledge.project import sha256_of
-from fledge.recipes.once import check_options, places_of, remembered_bytes
+from fledge.recipes.once import check_options, places_of, quantised, remembered_bytes
 from fledge.recipes.prepare import Lesson, Rows, read_project, teach
 from fledge.recipes.prompts import resolve_rl, teach_prompts
 from fledge.recipes.reference import with_reference
@@ -115,11 +118,8 @@ def prepare(
     rows = read_project(project, config)
     weights = open_weights(resolve_model(config.model, base_dir=project))
     template = ChatTemplate(load_tokenizer(weights), today=today)
-    context = weights.shape.context_tokens
     config, rl_choices = resolve_rl(config, rows.train)
-    teacher = partial(teach_prompts if rolls_out(config) else teach, template=template, config=config)
-    lesson = teacher(rows.train, context_tokens=context)
-    held_out = teacher(rows.held_out, context_tokens=context, held_out=True)
+    lesson, held_out, spread = _lessons(rows, template, config, context_tokens=weights.shape.context_tokens)
     machine = survey(say)
     torch.set_num_threads(threads or machine.threads)
     plain = plain_reason(weights, dora=config.train.dora)
@@ -135,22 +135,10 @@ def prepare(
         order=config.data.order,
         seed=config.train.seed,
     )
-    means = Means(
-        weights.shape,
-        sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names()),
-        machine,
-        rss_bytes() + held,
-        layer_params=sum(
-            torch.Size(weights.tensor_shape(name)).numel() for name in weights.names() if layer_of(name) == 0
-        ),
-        weight_bytes=(lambda dtype: held_bytes(weights, DTYPES[dtype])) if config.method == "qlora" else None,
-        plain=bool(plain),
-        all_logits=all_logits,
-    )
+    means = _means(weights, machine, rss_bytes() + held, plain=bool(plain), all_logits=all_logits)
     texts = bool(texts_of(rows.train))
     resolved, choices, plan = resolve(config, examples=lesson.examples, course=course, means=means, texts=texts)
     notes = _notes(rows, lesson, held_out, course, config, weights, plain)
-    choices = [*rl_choices, *choices]
     return Setup(
         resolved,
         weights,
@@ -163,8 +151,38 @@ def prepare(
         plan=plan,
         places=places,
         course=course,
-        spread=spread_of(() if lesson.asked else rows.train, lesson.examples),
-        notes=(*notes, *map(str, choices)),
+        spread=spread,
+        notes=(*notes, *map(str, (*rl_choices, *choices))),
+    )
+
+
+def _lessons(
+    rows: Rows, template: ChatTemplate, config: Config, *, context_tokens: int
+) -> tuple[Lesson, Lesson, dict[str, Any]]:
+    """Return what is taught, what is held out, and how the rows are spread."""
+    teacher = partial(teach_prompts if rolls_out(config) else teach, template=template, config=config)
+    lesson = teacher(rows.train, context_tokens=context_tokens)
+    held_out = teacher(rows.held_out, context_tokens=context_tokens, held_out=True)
+    spread = spread_of(() if lesson.asked else rows.train, lesson.examples)
+    if aim_of(config).judges:
+        # An answer is scored as a whole, where it has ended.
+        lesson, held_out = (
+            replace(part, examples=PackedExamples(map(read_at_end, part.examples))) for part in (lesson, held_out)
+        )
+    return lesson, held_out, spread
+
+
+def _means(weights: Weights, machine: Machine, process_bytes: int, *, plain: bool, all_logits: bool) -> Means:
+    counts = {name: torch.Size(weights.tensor_shape(name)).numel() for name in weights.names()}
+    return Means(
+        weights.shape,
+        sum(counts.values()),
+        machine,
+        process_bytes,
+        layer_params=sum(count for name, count in counts.items() if layer_of(name) == 0),
+        stored_bytes=(lambda dtype: held_bytes(weights, DTYPES[dtype])) if quantised(weights) else None,
+        plain=plain,
+        all_logits=all_logits,
     )
 
 
@@ -176,6 +194,8 @@ def _notes(
     if lesson.asked:
         group, longest = config.rl.group, config.rl.max_tokens
         taught = f"{lesson.num_rows} prompts, {group} replies of up to {longest} tokens to each, which are compared"
+    if aim_of(config).judges:
+        taught = f"{len(lesson.examples)} answers are scored, each where its turn has ended"
     notes = [*rows.notes, taught]
     notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
     notes += course.notes
@@ -223,6 +243,8 @@ def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.opt
         return model, parameters, optimizer_of(train.optimizer, parameters, weight_decay=train.weight_decay)
     model.add_adapter(setup.lora, seed=train.seed)
     parameters = model.parameters()
+    if aim_of(setup.config).judges:
+        parameters[SCORE] = model.add_scalar_head()
     return model, parameters, adamw(parameters, weight_decay=train.weight_decay, lora_plus=train.lora_plus)
 
 

@@ -29,6 +29,8 @@ TEXT_STEP_TOKENS = 2048
 COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
 # Of replies that are rewarded: steps, and the share of the usual learning rate (docs/decisions.md).
 ROLLOUT_STEPS, ROLLOUT_LR = 150, 0.3
+# Of answers that are scored: the same share.
+SCORE_LR = 0.5
 # Share of LoRA's learning rate that all weights want.
 FULL_LR = 0.1
 # Share of the free memory that a run takes for itself where nobody says how much.
@@ -51,8 +53,8 @@ class Choice:
 class Means:
     """What a run has to work with.
 
-    num_params: all numbers of the base model; layer_params: those of one layer. weight_bytes: what they take in a
-    dtype, where they stay quantised.
+    num_params: all numbers of the base model; layer_params: those of one layer. stored_bytes: what they take in a
+    dtype where they stay in their blocks; None where they are not quantised.
     plain: the path without contexts. all_logits: see memory_plan.Job.
     """
 
@@ -61,7 +63,7 @@ class Means:
     machine: Machine
     process_bytes: int
     layer_params: int = 0
-    weight_bytes: Callable[[str], int] | None = None
+    stored_bytes: Callable[[str], int] | None = None
     plain: bool = False
     all_logits: bool = False
 
@@ -101,7 +103,7 @@ def resolve(
 
 
 def _preference(config: Config, examples: Sequence[Example]) -> tuple[PreferenceConfig, list[Choice]]:
-    """Return the preference knobs without any `auto`, and what was chosen where the objective asks for them."""
+    """Return the preference knobs, those that the objective hears of without any `auto`, and what was chosen."""
     aim = aim_of(config)
     labels = [example.columns["label"] for example in examples if "label" in example.columns]
     good = sum(label > 0 for label in labels)
@@ -113,9 +115,10 @@ def _preference(config: Config, examples: Sequence[Example]) -> tuple[Preference
         "good_weight": (max(1.0, bad / good) if good and bad else 1.0, balanced),
         "bad_weight": (max(1.0, good / bad) if good and bad else 1.0, balanced),
     }
-    chosen = {knob: rule for knob, rule in rules.items() if getattr(config.preference, knob) == "auto"}
+    heard = {*aim.terms, *aim.facts_terms}
+    chosen = {k: rule for k, rule in rules.items() if k in heard and getattr(config.preference, k) == "auto"}
     values = config.preference.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
-    choices = [Choice(f"preference.{k}", round(v, 3), why) for k, (v, why) in chosen.items() if k in aim.terms]
+    choices = [Choice(f"preference.{k}", round(v, 3), why) for k, (v, why) in chosen.items()]
     return PreferenceConfig.model_validate(values), choices
 
 
@@ -150,37 +153,62 @@ def _full(train: TrainConfig, means: Means) -> FullJob:
     return FullJob(count, apart + exact + STATE_BYTES[train.optimizer], layers)
 
 
-def _plan(config: Config, examples: Sequence[Example], course: Course, means: Means) -> MemoryPlan:
+def _others(config: Config, means: Means) -> dict[str, Config]:
+    """Return other ways to teach the same in less memory, by what has to be written for them."""
+    found: dict[str, dict[str, object]] = {}
+    if config.method == "full":
+        if not means.plain and config.train.dtype == "bfloat16":
+            small = {"optimizer": "adamw8bit", "masters": "bfloat16"}
+            found[" ".join(f"train.{knob}={value}" for knob, value in small.items())] = dict(small)
+        found["method=lora"] = {"rank": 16}
+    if config.method != "qlora" and means.stored_bytes is not None and not means.plain:
+        found["method=qlora"] = {"rank": 16 if config.train.rank == "auto" else config.train.rank}
+    return {
+        words: config.model_copy(
+            update={
+                "method": words.removeprefix("method=") if words.startswith("method=") else config.method,
+                "train": config.train.model_copy(update=knobs),
+            }
+        )
+        for words, knobs in found.items()
+    }
+
+
+def _job(config: Config, course: Course, means: Means) -> Job:
     train = config.train
     assert train.rows_per_step != "auto" and train.dtype != "auto"
     full = config.method == "full"
-    rows, sampling = train.rows_per_step, 0
-    if rolls_out(config):
-        itemsize, group = DTYPES[train.dtype].itemsize, config.rl.group
-        sampling = rollout_bytes(examples, means.shape, prompts=rows, group=group, itemsize=itemsize)
-        examples, course = as_rollouts(examples, group, seed=train.seed)
-        rows *= group
-    job = Job(
+    return Job(
         means.shape,
         DTYPES[train.dtype],
         None if full else lora_settings(train, means.shape.num_layers),
         means.num_params,
-        rows,
+        train.rows_per_step * (config.rl.group if rolls_out(config) else 1),
         course,
         means.machine.threads,
         trunk=not means.plain,
         all_logits=means.all_logits,
         unit=UNITS[LEARNS_FROM[config.objective]],
-        weight_bytes=None if means.weight_bytes is None else means.weight_bytes(train.dtype),
+        weight_bytes=means.stored_bytes(train.dtype) if means.stored_bytes and config.method == "qlora" else None,
         full=_full(train, means) if full else None,
     )
+
+
+def _plan(config: Config, examples: Sequence[Example], course: Course, means: Means) -> MemoryPlan:
+    train, sampling = config.train, 0
+    assert train.rows_per_step != "auto" and train.dtype != "auto"
+    if rolls_out(config):
+        sizes = {"prompts": train.rows_per_step, "group": config.rl.group, "itemsize": DTYPES[train.dtype].itemsize}
+        sampling = rollout_bytes(examples, means.shape, **sizes)
+        examples, course = as_rollouts(examples, config.rl.group, seed=train.seed)
     return plan_memory(
         examples,
-        job,
+        _job(config, course, means),
         budget_bytes=size_bytes(train.ram),
         process_bytes=means.process_bytes + sampling,
         tokens_per_piece=None if train.tokens_per_piece == "auto" else train.tokens_per_piece,
         recompute=None if train.recompute == "auto" else train.recompute,
+        others={words: _job(other, course, means) for words, other in _others(config, means).items()},
     )
 
 
@@ -235,6 +263,8 @@ def _lr(num_params: int, config: Config, *, compared: bool) -> tuple[float, str]
         return lr * (COMPARISON_LR if compared else 1.0), "adafactor's steps are shares of a weight's own size"
     if config.method == "full":
         lr *= FULL_LR
+    if aim_of(config).judges:
+        return SCORE_LR * lr, "a score is learnt faster than an answer, and comparing has no end of its own"
     if compared:
         return COMPARISON_LR * lr, "comparing answers wants a smaller rate than learning them: it has no end of its own"
     size = f"{num_params / 1e6:.0f}M"

@@ -7,21 +7,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fledge.model.engine import block
 from fledge.model.engine.block import KeyValues, Layer, Seeds, Setting
-from fledge.model.engine.kernels import sums_dtype
-from fledge.model.engine.sites import Site
+from fledge.model.engine.decoder import Decoder
+from fledge.model.engine.kernels import Kernels, sums_dtype
+from fledge.model.engine.sites import Site, Sites
 from fledge.model.engine.stored import rows_of
+from fledge.model.engine.trained import Trained
 from fledge.model.engine.workspace import Workspace
+from fledge.model.shape import Shape
 from fledge.model.tokens import TreeTokens
 
-if TYPE_CHECKING:
-    from fledge.model.engine.passes import Engine
+
+class Owner(Protocol):
+    """What a pass has to know of the engine that makes it; Engine tells what each is."""
+
+    decoder: Decoder
+    kernels: Kernels
+    shape: Shape
+    sites: Sites | None
+    trained: Trained | None
+    lower: Tensor | None
+    recompute: bool
+    training: bool
+    is_disabled: bool
+
+    @property
+    def learner(self) -> Sites | Trained | None: ...
+    def take_workspace(self, num_tokens: int, *, keep: bool, use: str) -> Workspace: ...
+    def give_back(self, workspace: Workspace, *, use: str) -> None: ...
 
 
 @dataclass
@@ -50,7 +69,7 @@ class Pass:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Owner,
         tokens: TreeTokens,
         context: Context | None,
         *,

@@ -99,7 +99,7 @@ def resolve(
 
 
 def _preference(config: Config, examples: Sequence[Example]) -> tuple[PreferenceConfig, list[Choice]]:
-    """Return the preference knobs without any `auto`, and what was chosen where the objective asks for them."""
+    """Return the preference knobs, those that the objective hears of without any `auto`, and what was chosen."""
     aim = aim_of(config)
     labels = [example.columns["label"] for example in examples if "label" in example.columns]
     good = sum(label > 0 for label in labels)
@@ -111,9 +111,10 @@ def _preference(config: Config, examples: Sequence[Example]) -> tuple[Preference
         "good_weight": (max(1.0, bad / good) if good and bad else 1.0, balanced),
         "bad_weight": (max(1.0, good / bad) if good and bad else 1.0, balanced),
     }
-    chosen = {knob: rule for knob, rule in rules.items() if getattr(config.preference, knob) == "auto"}
+    heard = {*aim.terms, *aim.facts_terms}
+    chosen = {k: rule for k, rule in rules.items() if k in heard and getattr(config.preference, k) == "auto"}
     values = config.preference.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
-    choices = [Choice(f"preference.{k}", round(v, 3), why) for k, (v, why) in chosen.items() if k in aim.terms]
+    choices = [Choice(f"preference.{k}", round(v, 3), why) for k, (v, why) in chosen.items()]
     return PreferenceConfig.model_validate(values), choices
 
 

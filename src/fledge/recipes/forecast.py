@@ -58,7 +58,8 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
         "ram_bytes": setup.plan.bytes,
         "ram_parts": setup.plan.parts,
         # the adapter, and checkpoints of it with two moments; one more exists while it is being written
-        "disk_bytes": adapter_bytes * (1 + 3 * (KEPT + 1)),
+        # where the best state is kept, that one too
+        "disk_bytes": adapter_bytes * (1 + 3 * (KEPT + 1) + 2 * (setup.config.train.keep == "best")),
     }
     gradients = model.gradients()
     without = [name for name, grad in gradients.items() if not bool(torch.isfinite(grad).all()) or not grad.any()]

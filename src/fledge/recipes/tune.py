@@ -25,8 +25,10 @@ from fledge.recipes.held_out import measure, summary_of_tasks
 from fledge.recipes.once import remember
 from fledge.recipes.report import write_report
 from fledge.recipes.setup import Setup, build, prepare, refer, stream
+from fledge.recipes.watch import Watch, best_is_there
 from fledge.training import checkpoint
 from fledge.training.aims import before_of, objective_of
+from fledge.training.evaluations import Evaluation
 from fledge.training.log import MetricsLog, read
 from fledge.training.loop import Plan, Step, Summary, fit
 from fledge.training.optim import Schedule
@@ -37,21 +39,27 @@ def _quiet(_: object) -> None: ...
 
 @dataclass(frozen=True)
 class Listener:
-    """Who wants to know: `say` gets words for people, `step` every optimizer step."""
+    """Who wants to know: `say` gets words for people, `step` every optimizer step.
+
+    evaluated: gets every look at held-out rows, after a resume those before it again; True ends the run there.
+    """
 
     say: Callable[[str], None] = _quiet
     step: Callable[[Step], None] = _quiet
+    evaluated: Callable[[Evaluation], bool] = lambda _: False
 
 
-def tune(project: Path, config: Config, *, listener: Listener | None = None) -> dict[str, Any]:
-    """Train a new run of the project and return what the contract says of `fledge train`.
+def tune(
+    project: Path, config: Config, *, listener: Listener | None = None, into: RunFolder | None = None
+) -> dict[str, Any]:
+    """Train a new run of the project, or `into` an empty folder, and return what the contract says of `fledge train`.
 
     Ctrl-C leaves a run that `resume` finishes with the same bytes.
     """
     listener = listener or Listener()
     setup = prepare(project, config, say=listener.say)
     label = f"{config.objective}-{_slug(config.model)}"
-    run = new_run(project, label)
+    run = into or new_run(project, label)
     # From here on the run can be found and resumed: all that `resume` needs stands in run.yaml.
     record = {
         "fledge": fledge.__version__,
@@ -110,7 +118,8 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
         model, parameters, optimizer = build(setup)
         listener.say(model.path)
         setup = refer(setup, model, listener.say)
-        first_step = _restore(run, setup, parameters, optimizer, listener)
+        first_step = last_step = _restore(run, setup, parameters, optimizer, listener)
+        watch = Watch(run, setup, model, parameters, first_step=first_step, tell=listener.evaluated)
         plan = Plan(
             steps=setup.steps,
             first_step=first_step,
@@ -121,17 +130,22 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
                 run.checkpoints, step=step, identity=setup.identity, parameters=parameters, optimizer=optimizer
             ),
             before=before_of(setup.config),
+            ends_after=watch,
         )
         objective = objective_of(setup.config)
         memory = remember(model, train, setup.places, listener.say)
         steps = stream(setup, first_step=first_step, memory=memory)
         with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
-            fit(model, steps, objective, optimizer, plan, [log, listener.step])
+            if not watch.over and (done := fit(model, steps, objective, optimizer, plan, [log, listener.step])):
+                last_step = done[-1].step
+        kept_step = watch.take_best(last_step)
+        for words in watch.words(last_step, kept_step):
+            listener.say(words)
         adapter = model.adapter(setup.lora, base_name=setup.config.model)
         if train.after_prompt:
             adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
         save_adapter(adapter, run.adapter)
-        return _finish(run, setup, model, sum(p.numel() for p in parameters.values()))
+        return _finish(run, setup, model, sum(p.numel() for p in parameters.values()), watch, kept_step)
 
 
 def _restore(
@@ -142,14 +156,19 @@ def _restore(
         if any(run.checkpoints.glob("step-*")):
             listener.say("every checkpoint is damaged: begins anew with step 1")
         return 0
+    if not best_is_there(run, setup, checkpoint.step_of(found)):
+        listener.say("what was kept as the best is damaged: begins anew with step 1")
+        return 0
     step = checkpoint.load(found, identity=setup.identity, parameters=parameters, optimizer=optimizer)
     listener.say(f"goes on after step {step} of {setup.steps}")
     return step
 
 
-def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int) -> dict[str, Any]:
+def _finish(
+    run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int, watch: Watch, kept_step: int
+) -> dict[str, Any]:
     """Measure the held-out loss, write the manifest (which makes the run usable) and return the summary."""
-    measured = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
+    measured = watch.measured(kept_step)
     with model.disabled():
         before = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
     totals = _totals(run)
@@ -165,6 +184,10 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
         "eval_loss": measured.loss,
         "eval_metrics": dict(measured.metrics),
         "eval_before": {"loss": before.loss, **before.metrics},
+        "evaluations": len(watch.evaluations),
+        "steps_planned": setup.steps,
+        "kept_step": kept_step,
+        "stopped_early": watch.over or None,
         "tasks": summary_of_tasks(setup.course, setup.held_out.rows, measured.losses),
         "trainable_params": num_trainable,
         "peak_rss_bytes": peak_rss_bytes(),
@@ -183,6 +206,7 @@ def _finish(run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int
         "summary": summary,
     }
     write_json_atomic(run.manifest, manifest)
+    checkpoint.remove_best(run.checkpoints)
     write_report(run)
     return summary
 

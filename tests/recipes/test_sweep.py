@@ -78,6 +78,7 @@ def test_the_line_to_paste_trains_what_the_sweep_found(swept: tuple[Path, dict[s
     project, result = swept
     command = result["command"]
     assert command.startswith("fledge train train.lr=")
+    assert command.endswith(" train.eval_every=1.0"), "which looks there are decides which state is kept"
     summary = tune(project, load_config(project, command.split()[2:]))
     assert summary["eval_loss"] == result["best"]["value"]
     for run in list_runs(project):
@@ -131,11 +132,13 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(
     project = make_project(tmp_path)
     kill_in_trial(project, 2, arguments=(*SPACE, "--trials", "8"))
     kill_in_trial(project, 5, arguments=("--resume", "latest"))
-    before = (project / "sweeps/0001/runs/0001-trial/manifest.json").stat().st_mtime_ns
+    # A finished trial is not trained again, and one that was under way not from its beginning.
+    written = [project / "sweeps/0001/runs" / name for name in ("0001-trial/manifest.json", "0005-trial/run.yaml")]
+    before = [path.stat().st_mtime_ns for path in written]
     result = resume(project, "1", Wish(), Stage())
     assert figures(result) == figures(swept[1])
+    assert [path.stat().st_mtime_ns for path in written] == before
     assert len(list((project / "sweeps/0001/runs").iterdir())) == 8
-    assert (project / "sweeps/0001/runs/0001-trial/manifest.json").stat().st_mtime_ns == before
     with sqlite3.connect(project / "sweeps/0001/study.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert database.execute("SELECT count(*) FROM trials").fetchone() == (8,)

@@ -38,6 +38,7 @@ def with_fledge(model: Path, rows: Path, steps: int, per_step: int, options: dic
     from fledge.model.weights import open_weights
     from fledge.objective.sft import sft
     from fledge.recipes.once import places_of, remember
+    from fledge.training.auto import layers_of
     from fledge.training.batch import to_batch
     from fledge.training.loop import Plan, fit
     from fledge.training.optim import Schedule
@@ -48,7 +49,7 @@ def with_fledge(model: Path, rows: Path, steps: int, per_step: int, options: dic
     dtype = options.get("dtype", machine.dtype)
     engine = load_model(open_weights(model), dtype=DTYPES[dtype])
     train = TrainConfig(top_layers=options.get("top_layers"), after_prompt=options.get("after_prompt", False))
-    engine.add_adapter(LoraSettings(rank=RANK, alpha=ALPHA, layers=train.top_layers), seed=0)
+    engine.add_adapter(LoraSettings(rank=RANK, alpha=ALPHA, layers=layers_of(train, engine.shape.num_layers)), seed=0)
     optimizer = torch.optim.AdamW(engine.parameters().values(), lr=LR, weight_decay=0.0, fused=True)
     started = time.perf_counter()
     memory = remember(engine, train, places_of(train, examples))

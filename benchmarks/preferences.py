@@ -45,7 +45,7 @@ def write_pairs(path: Path) -> None:
 
 
 def with_fledge(model: Path, rows: Path, objective: str, steps: int, _: dict[str, Any]) -> dict[str, Any]:
-    from fledge.config import load_config
+    from fledge.config_file import load_config
     from fledge.model.process import prepare_process
 
     prepare_process()

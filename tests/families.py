@@ -105,17 +105,32 @@ def plain_loop(folder: Path, ours: CausalModel) -> Plain:
         for name, tensor in ours.adapter_tensors().items():
             parameters[name].copy_(tensor)
 
+    return _compute(network, {name: parameters[name] for name in ours.adapter_tensors()}, ours.dtype)
+
+
+def plain_weights(folder: Path, ours: CausalModel) -> Plain:
+    """Return loss and gradients by transformers alone, of the weights that `ours` trains."""
+    base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=ours.dtype, attn_implementation=EXACT_ATTENTION)
+    if ours.dtype == torch.float64:
+        _in_float64(base)
+    # torch leaves the gradient of a padding token out, which a tree without padding knows nothing of.
+    base.get_input_embeddings().padding_idx = None
+    parameters = dict(base.eval().named_parameters())
+    return _compute(base, {name: parameters[name] for name in ours.trained_tensors()}, ours.dtype)
+
+
+def _compute(network: Any, wanted: dict[str, torch.Tensor], dtype: torch.dtype) -> Plain:
     def compute(examples: Sequence[Example]) -> tuple[float, dict[str, torch.Tensor]]:
         network.zero_grad(set_to_none=True)
         longest = max(len(e.ids) for e in examples)
         ids = torch.tensor([e.ids + [0] * (longest - len(e.ids)) for e in examples])
-        weights = torch.tensor([e.weights + [0.0] * (longest - len(e.ids)) for e in examples], dtype=ours.dtype)
+        weights = torch.tensor([e.weights + [0.0] * (longest - len(e.ids)) for e in examples], dtype=dtype)
         mask = torch.tensor([[1] * len(e.ids) + [0] * (longest - len(e.ids)) for e in examples])
         logits = network(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
         logps = functional.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
         loss = -(logps * weights[:, 1:]).sum() / weights.sum()
         loss.backward()
-        return float(loss.detach()), {name: parameters[name].grad for name in ours.adapter_tensors()}
+        return float(loss.detach()), {name: parameter.grad for name, parameter in wanted.items()}
 
     return compute
 

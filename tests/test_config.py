@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fledge.config import Config, knobs, load_config
+from fledge.config import Config, knobs
+from fledge.config_file import load_config
 from fledge.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import fledge
 import generate
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.errors import CODES
 from fledge.recipes.prepare import read_project
 

@@ -19,7 +19,7 @@ SOURCE = Path(fledge.__file__).parents[1]
 
 # A room may import lower layers and itself; rooms of one layer meet on disk or in recipes.
 LAYERS = {
-    "fledge": 0, "errors": 0, "records": 0, "config": 0, "project": 0, "kept": 0,
+    "fledge": 0, "errors": 0, "records": 0, "config": 0, "config_file": 0, "project": 0, "kept": 0,
     "data": 1, "runtime": 1, "rewards": 1,
     "model": 2,
     "objective": 3,
@@ -54,7 +54,7 @@ DOORS = {
     "openpyxl": ("data.readers.books",),
     "optuna": ("recipes.study",),
     "pyarrow": ("data.readers.books",),
-    "pydantic": ("config",),
+    "pydantic": ("config", "config_file"),
     "pypdf": ("data.readers.documents",),
     "rapidfuzz": ("data.checks.near",),
     "rich": ("cli",),
@@ -64,7 +64,7 @@ DOORS = {
     "transformers": ("model.load",),
     "typer": ("cli",),
     "xllamacpp": ("runtime.worker", "runtime.logits_worker", "release.quantize"),
-    "yaml": ("config", "data.readers.books", "recipes", "cli"),
+    "yaml": ("config_file", "data.readers.books", "recipes", "cli"),
 }
 IMPORTERS = ("find_spec", "import_module", "__import__")
 

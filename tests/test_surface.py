@@ -11,7 +11,8 @@ import pytest
 
 import fledge
 import generate
-from fledge.config import Config, knobs, load_config
+from fledge.config import Config, knobs
+from fledge.config_file import load_config
 from fledge.errors import ConfigError
 from fledge.objective import OBJECTIVES
 

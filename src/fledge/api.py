@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from fledge.config import FILE_NAME, Config, load_config
+from fledge.config import FILE_NAME, Config
+from fledge.config_file import load_config
 from fledge.project import RunFolder, find_run
 from fledge.records import Message, Reply
 

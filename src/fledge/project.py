@@ -177,6 +177,11 @@ class RunFolder:
         return self.path / "adapter"
 
     @property
+    def model(self) -> Path:
+        """Weights that were trained themselves."""
+        return self.path / "model"
+
+    @property
     def release(self) -> Path:
         return self.path / "release"
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 import cvs
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.data.facts import read_facts
 from fledge.recipes.prepare import read_project
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.config import Config, load_config
+from fledge.config import Config
+from fledge.config_file import load_config
 from fledge.data.course import Course, Task, plain, plan_course, tempered
 from fledge.data.mix import shuffled
 from fledge.errors import ConfigError

@@ -128,8 +128,9 @@ VARIANTS = [
     SETTINGS,
     LoraSettings(rank=4, alpha=8.0, rslora=True),
     LoraSettings(rank=5, alpha=3.0, targets=("q_proj", "v_proj")),
-    LoraSettings(rank=4, alpha=8.0, targets=("k_proj", "up_proj", "down_proj"), layers=2),
-    LoraSettings(rank=4, alpha=8.0, layers=1),
+    LoraSettings(rank=4, alpha=8.0, targets=("k_proj", "up_proj", "down_proj"), layers=range(1, 3)),
+    LoraSettings(rank=4, alpha=8.0, layers=range(2, 3)),
+    LoraSettings(rank=4, alpha=8.0, layers=range(1, 2)),
 ]
 DORA = LoraSettings(rank=4, alpha=8.0, dora=True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.errors import ConfigError, DiskError, RunError
 from fledge.model.adapter import load_adapter
 from fledge.model.combine import Recipe

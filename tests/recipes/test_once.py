@@ -16,7 +16,8 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from fledge.config import Config, TrainConfig, load_config
+from fledge.config import Config, TrainConfig
+from fledge.config_file import load_config
 from fledge.errors import ConfigError, DataError, ExportError
 from fledge.model.adapter import load_adapter, save_adapter
 from fledge.model.causal import CausalModel

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import cvs
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.data.facts import read_facts
 from fledge.data.profile.read import profile_in
 from fledge.data.profile.record import Job, Profile

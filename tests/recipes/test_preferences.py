@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.errors import ConfigError, DataError
 from fledge.project import list_runs
 from fledge.recipes import reference

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.errors import ConfigError
 from fledge.model.engine.compiled import kernels_for
 from fledge.model.engine.decoder import held_bytes, read_decoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.project import find_run
 from fledge.recipes.ship import export, open_run
 from fledge.recipes.tune import tune

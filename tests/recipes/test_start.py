@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.errors import ConfigError
 from fledge.evaluation.scorers import SCORERS, Template, choose_scorer
 from fledge.recipes.check import Options, check

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.errors import ConfigError, RunError
 from fledge.project import find_run, list_runs
 from fledge.recipes.ship import open_run

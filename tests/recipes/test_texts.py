@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fledge.config import Config, load_config
+from fledge.config import Config
+from fledge.config_file import load_config
 from fledge.data.template import ChatTemplate
 from fledge.errors import ConfigError, DataError
 from fledge.model.tokenizer import load_tokenizer

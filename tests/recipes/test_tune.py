@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.data.template import DEFAULT_TEMPLATE
 from fledge.errors import RunError
 from fledge.project import RunFolder, find_run, list_runs
@@ -35,7 +35,7 @@ STEPS = 24
 TRAINER = """
 import resource, sys, time
 from pathlib import Path
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.errors import FledgeError
 from fledge.project import list_runs
 from fledge.recipes.tune import Listener, resume, tune

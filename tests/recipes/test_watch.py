@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.errors import ConfigError
 from fledge.model.adapter import load_adapter
 from fledge.model.load import load_model
@@ -34,7 +34,7 @@ TIMEOUT_S = 120
 TRAINER = """
 import sys
 from pathlib import Path
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.project import list_runs
 from fledge.recipes.tune import Listener, resume, tune
 

@@ -138,7 +138,7 @@ def test_ctrl_c_waits_for_the_step_and_writes_its_state(
     with pytest.raises(KeyboardInterrupt):
         run.go(on_step=[press], checkpoint_s=1e9)
     assert signal.getsignal(signal.SIGINT) is handler
-    assert not run.model._training
+    assert not run.model.training
     resumed = Run.begin(folder, tmp_path)
     assert resumed.first_step == at
     resumed.go(checkpoint_s=1e9)

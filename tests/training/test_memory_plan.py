@@ -16,7 +16,7 @@ from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
 from fledge.records import Example
 from fledge.training.batch import batches, num_steps
-from fledge.training.memory_plan import TRIAL_EPOCHS, Job, MemoryPlan, plan_memory
+from fledge.training.memory_plan import TRIAL_EPOCHS, FullJob, Job, MemoryPlan, plan_memory
 
 SHAPE = Shape("llama", 30, 576, 1536, 9, 3, 64, 49152, 2048, 1e5, None, 1e-5, True)
 JOB = Job(SHAPE, torch.bfloat16, LoraSettings(16, 32.0), 135_000_000, 8, course.plain(0, seed=0), 2)
@@ -83,6 +83,26 @@ def test_the_smallest_change_is_to_let_the_plan_choose_where_that_is_enough() ->
         assert f"The smallest change that fits: {expected}" in error.remedy
         freed = {knob: value for knob, value in told.items() if f"train.{knob}=auto" not in error.remedy}
         assert plan(examples, budget=least * 1.001, **freed).bytes <= least * 1.001, "as it was told"
+
+
+def test_other_ways_are_named_where_they_fit() -> None:
+    examples = uneven(60, seed=1, long=600)
+    lora = replace(JOB, course=course.plain(60, seed=0))
+    full = replace(lora, lora=None, full=FullJob(JOB.num_params, 16.0))
+    others = {"method=lora": lora, "method=qlora": replace(lora, weight_bytes=80_000_000)}
+    for words, job in others.items():
+        least = plan(examples, job, recompute=True, tokens_per_piece=256).bytes
+        with pytest.raises(TrainError) as caught:
+            plan_memory(examples, full, budget_bytes=int(least * 1.01), process_bytes=PROCESS, others=others)
+        assert ("method=lora" in caught.value.remedy) == (words == "method=lora")
+        assert " or method=qlora" in caught.value.remedy
+
+
+def test_a_smaller_model_is_named() -> None:
+    large = replace(JOB, num_params=8_000_000_000)
+    with pytest.raises(TrainError) as caught:
+        plan(uneven(60, seed=1, long=600), large, budget=3.5e9)
+    assert "or a smaller model, such as qwen2.5-1.5b" in caught.value.remedy
 
 
 def test_the_budget_that_is_named_is_enough_and_no_more_is_asked_for() -> None:

@@ -29,7 +29,8 @@ def chat(
     Example: fledge chat latest --prompt "How do I read a CSV file?"
     """
     from fledge.cli.output import say
-    from fledge.config import FILE_NAME, Config, load_config
+    from fledge.config import FILE_NAME, Config
+    from fledge.config_file import load_config
     from fledge.errors import ConfigError
     from fledge.model.process import prepare_process
 

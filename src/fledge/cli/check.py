@@ -49,7 +49,8 @@ def check(
     Example: fledge data check data/train.jsonl --eval data/eval.jsonl --fix data/clean.jsonl --mask
     """
     from fledge.cli.output import Bars
-    from fledge.config import FILE_NAME, Config, load_config
+    from fledge.config import FILE_NAME, Config
+    from fledge.config_file import load_config
     from fledge.recipes.check import Options
     from fledge.recipes.check import check as look
 

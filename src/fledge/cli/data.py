@@ -148,7 +148,8 @@ def split(
 
 def _config(project: Path, form: str = "auto") -> Config:
     """Return the project's knobs, or their defaults where there is no project: looking at a file needs none."""
-    from fledge.config import FILE_NAME, Config, load_config
+    from fledge.config import FILE_NAME, Config
+    from fledge.config_file import load_config
 
     own = (project / FILE_NAME).is_file()
     if form == "auto":

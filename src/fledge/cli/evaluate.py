@@ -28,7 +28,7 @@ def evaluate(
     Example: fledge eval latest --against smollm2-135m
     """
     from fledge.cli.output import Bars, emit, say
-    from fledge.config import load_config
+    from fledge.config_file import load_config
     from fledge.model.process import prepare_process
 
     prepare_process()

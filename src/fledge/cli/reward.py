@@ -41,7 +41,8 @@ def try_(
     Example: fledge reward try number --no-samples -C my-model
     """
     from fledge.cli.output import Bars, emit, say
-    from fledge.config import FILE_NAME, Config, load_config
+    from fledge.config import FILE_NAME, Config
+    from fledge.config_file import load_config
     from fledge.recipes.reward import Options, try_on_project
     from fledge.recipes.reward import as_json as told
 

@@ -102,5 +102,5 @@ def _tell(result: dict[str, Any]) -> None:
         same = usual["trial"] == best["trial"]
         say("auto     " + ("is the best of them" if same else f"{usual['value']:.4f}, the best {best['value']:.4f}"))
     say(f"best     {result['command']}")
-    if best["adapter"]:
+    if best["adapter"] or best["model"]:
         say(f"next     fledge export {best['run']}   or the line above, for a run of its own")

@@ -27,7 +27,7 @@ def train(
     from fledge.model.process import prepare_process
 
     prepare_process()
-    from fledge.config import load_config
+    from fledge.config_file import load_config
     from fledge.project import find_run
     from fledge.recipes import forecast, tune
 
@@ -103,7 +103,8 @@ def _tell(summary: dict[str, Any]) -> None:
     if summary.get("exportable", True):
         say("next     fledge export latest   then: fledge chat latest")
     else:
-        say("next     PEFT opens the adapter; a GGUF file of this architecture cannot be written yet")
+        opens = "PEFT opens the adapter" if summary["adapter"] else f"transformers opens {summary['model']}"
+        say(f"next     {opens}; a GGUF file of this architecture cannot be written yet")
 
 
 def _tell_forecast(found: dict[str, Any]) -> None:

@@ -104,8 +104,8 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         **_OFF,
     }
     layers = sorted({int(m.split(".")[2]) for m in _modules(adapter.tensors) if m.startswith("model.layers.")})
-    if layers and layers[0] > 0:
-        # PEFT would adapt the layers below as well, with matrices that it makes up.
+    if layers:
+        # PEFT would adapt all other layers as well, with matrices that it makes up.
         config |= {"layers_to_transform": layers}
     tensors = {name: np.ascontiguousarray(adapter.tensors[name]) for name in sorted(adapter.tensors)}
     with staged_folder(folder) as staging:

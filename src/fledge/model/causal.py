@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +14,16 @@ from torch import Tensor, nn
 from fledge.errors import ModelError
 from fledge.model.adapter import Adapter
 from fledge.model.lora import LoraSettings
+from fledge.model.safetensors_file import write_safetensors
 from fledge.model.shape import Shape
 from fledge.model.tokens import TreeTokens
+from fledge.model.weights import SINGLE_NAME, Weights
 
 
 class CausalModel(ABC):
-    """A frozen causal language model that can carry one adapter. `path` tells in words how it is computed.
+    """A causal language model that can carry one adapter, or be trained itself; frozen until one of the two.
+
+    path: in words, how it is computed.
 
     Shapes: N tokens of a tree, C tokens of a context, U scored tokens, D width, V vocabulary.
     """
@@ -35,12 +40,29 @@ class CausalModel(ABC):
         """
 
     @abstractmethod
+    def train_weights(self, weights: Weights, span: range | None, *, masters: torch.dtype = torch.float32) -> None:
+        """Train the weights themselves: those of the layers in `span`, or with None all, outside the layers too.
+
+        `weights` are those that the model was loaded from: masters begin with their values, not with rounded ones.
+        masters: float32, or bfloat16 where the optimizer rounds without bias.
+        """
+
+    @abstractmethod
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return the trained weights by Hugging Face's names, as they are stored in a model's files."""
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the trained weights into a folder, as float32 safetensors under Hugging Face's names."""
+        tensors = {name: t.detach().float().contiguous().numpy() for name, t in self.trained_tensors().items()}
+        write_safetensors(folder / SINGLE_NAME, tensors, metadata={"format": "pt"})
+
+    @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what is trained, by name."""
 
     @abstractmethod
     def gradients(self) -> dict[str, Tensor]:
-        """Return the gradient of every adapter matrix by PEFT's name for it."""
+        """Return the gradient of every adapter matrix by PEFT's name for it, or of every trained weight by its own."""
 
     @abstractmethod
     def adapter_tensors(self) -> dict[str, Tensor]:
@@ -52,7 +74,10 @@ class CausalModel(ABC):
 
     @abstractmethod
     def disabled(self) -> AbstractContextManager[None]:
-        """Answer as the base model inside the block: the reference of preference objectives."""
+        """Answer as without the adapter inside the block: the reference of preference objectives.
+
+        Weights that are trained themselves stay as they are; their base is what they are before the first step.
+        """
 
     @abstractmethod
     def hidden(self, tokens: TreeTokens, context: Any = None) -> Tensor:

@@ -24,7 +24,7 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The knobs of an adapter. `targets`: last names of linear layers; `layers`: how many top layers (None: all).
+    """The knobs of an adapter. `targets`: last names of linear layers; `layers`: which layers (None: all).
 
     rslora: scale by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732). dora: train a magnitude per output too
     (Liu et al. 2024, arXiv 2402.09353).
@@ -36,7 +36,7 @@ class LoraSettings:
     rslora: bool = False
     dora: bool = False
     targets: Sequence[str] | None = None
-    layers: int | None = None
+    layers: range | None = None
 
     @property
     def scale(self) -> float:
@@ -45,14 +45,14 @@ class LoraSettings:
 
 def settings_of(adapter: Adapter) -> LoraSettings:
     """Return the settings under which a model takes this adapter."""
-    layers = {name.split(".layers.", 1)[1].split(".", 1)[0] for name in adapter.tensors if ".layers." in name}
+    layers = {int(name.split(".layers.", 1)[1].split(".", 1)[0]) for name in adapter.tensors if ".layers." in name}
     return LoraSettings(
         adapter.rank,
         adapter.alpha,
         rslora=adapter.use_rslora,
         dora=adapter.use_dora,
         targets=adapter.target_modules,
-        layers=len(layers) or None,
+        layers=range(min(layers), max(layers) + 1) if layers else None,
     )
 
 
@@ -130,15 +130,15 @@ def _is_linear(module: nn.Module) -> bool:
     )
 
 
-def _text_path(network: Any) -> str:
+def text_path(network: Any) -> str:
     """Return where the part that reads text stands in a model that can see or hear as well; "" in one that cannot."""
     decoder = network.get_decoder()
     return next((path for path, module in network.named_modules() if path and module is decoder), "")
 
 
-def _layer(path: str) -> int:
-    """Return the number of the layer that a module belongs to: the first number in its path."""
-    return next((int(part) for part in path.split(".") if part.isdigit()), 0)
+def layer_of(path: str) -> int | None:
+    """Return the number of the layer that a module belongs to: the first number in its path; None outside layers."""
+    return next((int(part) for part in path.split(".") if part.isdigit()), None)
 
 
 def inject(network: Any, settings: LoraSettings, *, seed: int) -> int:
@@ -150,9 +150,7 @@ def inject(network: Any, settings: LoraSettings, *, seed: int) -> int:
     generator = torch.Generator().manual_seed(seed)
     head = network.get_output_embeddings()
     found = dict.fromkeys(settings.targets or (), 0)
-    num_layers = int(getattr(network.config.get_text_config(), "num_hidden_layers", 0))
-    text = _text_path(network)
-    lowest = num_layers - settings.layers if settings.layers else 0
+    text = text_path(network)
     places = [
         (parent, name)
         for path, parent in network.named_modules()
@@ -160,7 +158,7 @@ def inject(network: Any, settings: LoraSettings, *, seed: int) -> int:
         if _is_linear(child)
         and child is not head
         and f"{path}.".startswith(f"{text}." if text else "")
-        and _layer(path) >= lowest
+        and (settings.layers is None or layer_of(path) in settings.layers)
         and (settings.targets is None or name in settings.targets)
     ]
     for parent, name in places:

@@ -20,7 +20,7 @@ from fledge.errors import ModelError
 
 BYTES_PER_WEIGHT = {"F32": 4, "F16": 2, "BF16": 2}
 MAX_JSON_BYTES = 100_000_000
-_NAMES = {"float64": "F64", "float32": "F32", "int64": "I64", "uint8": "U8"}
+_NAMES = {"float64": "F64", "float32": "F32", "int64": "I64", "int16": "I16", "uint8": "U8"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _broken(path: Path, what: str) -> ModelError:
 def write_safetensors(
     path: Path, tensors: Mapping[str, NDArray[Any]], *, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write float64, float32, int64 or uint8 arrays, one after the other: no copy of them all is in memory.
+    """Write float64, float32, int64, int16 or uint8 arrays, one after the other: no copy of them all is in memory.
 
     Equal tensors give equal bytes. Raises OSError, for one where the disk is full.
     """

@@ -9,6 +9,7 @@ from fledge.model.weights import GgufWeights, Weights
 
 def load_tokenizer(weights: Weights) -> Tokenizer:
     """Return the tokenizer of a GGUF file or a Hugging Face folder. Raises ModelError for one it cannot rebuild."""
+    weights = weights.origin
     if isinstance(weights, GgufWeights):
         return tokenizer.from_gguf(weights.header.kv, where=str(weights.path))
     return tokenizer.from_folder(weights.path)

@@ -62,6 +62,15 @@ class Weights(ABC):
         """Return the Hugging Face names of all tensors, in file order; a tied head has none."""
         return list(self.weights)
 
+    @property
+    def origin(self) -> Weights:
+        """The model as it came: where its tokenizer is, and all that is not a weight."""
+        return self
+
+    def is_stored(self, name: str) -> bool:
+        """Whether a tensor's numbers are those of the files that it came in."""
+        return name in self.weights
+
     def tensor_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor, rows first, without reading it."""
         return tuple(getattr(self.shape, dim) for dim in self.weights[name].dims)

@@ -12,11 +12,11 @@ import yaml
 
 import fledge
 from fledge.errors import ConfigError, RunError
-from fledge.model.adapter import save_adapter
+from fledge.model.adapter import Adapter, save_adapter
 from fledge.model.combine import HOWS, Recipe, combine
 from fledge.project import RunFolder, new_run, read_json, sha256_of, write_json_atomic, write_text_atomic
 from fledge.recipes.report import write_report
-from fledge.recipes.ship import open_run
+from fledge.recipes.ship import Finished, open_run
 
 
 def _silent(_: str) -> None: ...
@@ -47,7 +47,7 @@ def combine_runs(
             remedy="Combine runs of one base.",
         )
     say(f"{recipe.how}: {HOWS[recipe.how]}")
-    combined = combine([run.adapter for run in opened], recipe, say=step)
+    combined = combine([_adapter(run) for run in opened], recipe, say=step)
     names = [run.path.name for run in runs]
     made = new_run(project, f"merge-{runs[0].path.name.split('-', 2)[-1]}")
     parts = ", ".join(f"{weight:g} x {name}" for weight, name in zip(recipe.weights, names, strict=True))
@@ -104,6 +104,17 @@ def _checked(runs: Sequence[RunFolder], recipe: Recipe) -> Recipe:
             remedy="Give one for each run, such as --weights 0.7,0.3",
         )
     return Recipe(recipe.how, weights, recipe.density, recipe.rank, recipe.seed)
+
+
+def _adapter(run: Finished) -> Adapter:
+    if run.adapter is None:
+        raise RunError(
+            "run.not_resumable",
+            "all of its weights were trained: it has no adapter to combine.",
+            where=str(run.run.path),
+            remedy="Combine runs of method lora.",
+        )
+    return run.adapter
 
 
 def _summary(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fledge.config import load_config
+from fledge.config_file import load_config
 from fledge.evaluation.tasks import Evaluation
 from fledge.model.memory import peak_rss_bytes
 from fledge.model.pull import resolve

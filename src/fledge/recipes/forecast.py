@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fledge.config import Config
 from fledge.model.causal import CausalModel
@@ -20,6 +21,7 @@ from fledge.recipes.reference import with_columns
 from fledge.recipes.setup import Setup, build, prepare, stream
 from fledge.training.aims import aim_of, before_of, objective_of
 from fledge.training.checkpoint import KEPT
+from fledge.training.optim import STATE_BYTES
 from fledge.training.ranks import Ranks
 from fledge.training.score import scored_pieces, step_facts
 
@@ -52,23 +54,33 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
         loss = math.fsum(shares)
         seconds_per_token = (time.perf_counter() - started) / batch.num_tokens
     num_tokens = sum(batch.num_tokens for batch in stream(setup, memory=memory))
-    adapter_bytes = sum(p.numel() * p.element_size() for p in parameters.values())
     told = {
         "seconds": once_s + seconds_per_token * num_tokens,
         "ram_bytes": setup.plan.bytes,
         "ram_parts": setup.plan.parts,
-        # the adapter, and checkpoints of it with two moments; one more exists while it is being written
-        # where the best state is kept, that one too
-        "disk_bytes": adapter_bytes * (1 + 3 * (KEPT + 1) + 2 * (setup.config.train.keep == "best")),
+        "disk_bytes": _disk_bytes(setup.config, parameters.values()),
     }
     gradients = model.gradients()
+    full = setup.config.method == "full"
+    learns = f"{len(gradients)} weights themselves" if full else f"adapters beside {len(gradients) // 2} layers"
     without = [name for name, grad in gradients.items() if not bool(torch.isfinite(grad).all()) or not grad.any()]
     # B starts at zero, so the first step gives A none.
     without = [name for name in without if ".lora_A." not in name]
-    return {"forecast": told, "checks": [*_checks(setup, len(gradients) // 2, loss, without), _path(model)]}
+    return {"forecast": told, "checks": [*_checks(setup, learns, loss, without), _path(model)]}
 
 
-def _checks(setup: Setup, num_layers: int, loss: float, without: list[str]) -> list[dict[str, Any]]:
+def _disk_bytes(config: Config, parameters: Iterable[nn.Parameter]) -> int:
+    """Return what the run writes: what was trained, in float32, and checkpoints of it with the optimizer's state.
+
+    One checkpoint more than are kept exists while it is being written, and of the best state one more than is kept.
+    """
+    best = 2 if config.train.keep == "best" else 0
+    state = STATE_BYTES[config.train.optimizer if config.method == "full" else "adamw"]
+    whole = KEPT + 1
+    return int(sum(p.numel() * (4 + (best + whole) * p.element_size() + whole * state) for p in parameters))
+
+
+def _checks(setup: Setup, learns: str, loss: float, without: list[str]) -> list[dict[str, Any]]:
     lesson = setup.lesson
     num_tokens = sum(len(example.ids) for example in lesson.examples)
     control = {token: text for text, token in setup.template.tokenizer.control.items()}
@@ -80,9 +92,9 @@ def _checks(setup: Setup, num_layers: int, loss: float, without: list[str]) -> l
     return [
         _check("taught tokens", lesson.num_taught > 0, f"{lesson.num_taught} of {num_tokens}"),
         _check("the end of a turn is taught", all(token in control for token in lesson.ends), names),
-        _check("adapters", True, f"beside {num_layers} layers"),
+        _check("what learns", True, learns),
         _check("loss of the probe is finite", math.isfinite(loss), f"{loss:.3f}"),
-        _check("every adapter matrix gets a gradient", not without, f"{len(without)} get none"),
+        _check("all that learns gets a gradient", not without, f"{len(without)} get none"),
         # The probe has been through a whole step by now: what is free still is what a step leaves.
         _check("memory", free_bytes > 0, f"{free_bytes / 1e9:.1f} GB stay free during a step"),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fledge.config import Config, TrainConfig
+from fledge.config import Config, TrainConfig, layer_range
 from fledge.data.tree import Places, inputs_of, number_prefixes
 from fledge.errors import ConfigError, nearest
 from fledge.model.causal import CausalModel
@@ -30,7 +30,17 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
     if config.method == "qlora":
         _check_stored(weights, plain)
     remedy = "Leave one of them out."
-    if train.top_layers is not None and train.top_layers > shape.num_layers:
+    if config.method == "full":
+        _check_full(config, plain)
+    elif told := [name for name in ("optimizer", "masters") if getattr(train, name) != getattr(TrainConfig(), name)]:
+        problem = f"train.{told[0]} is of method full: beside an adapter there is little to keep."
+        raise ConfigError("config.bad_value", problem, where="train", remedy="Leave it out, or take method: full.")
+    if train.layers is not None and layer_range(train.layers).stop > shape.num_layers:
+        problem = f"train.layers is {train.layers}; the model has layers 0 to {shape.num_layers - 1}."
+        remedy = "Give others, or leave it out for all."
+    elif train.layers is not None and train.top_layers is not None:
+        problem = "train.layers and train.top_layers exclude each other."
+    elif train.top_layers is not None and train.top_layers > shape.num_layers:
         problem = f"train.top_layers is {train.top_layers}; the model has {shape.num_layers} layers."
         remedy = "Give fewer, or leave it out for all."
     elif train.top_layers is not None and train.after_prompt:
@@ -46,10 +56,32 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
         raise ConfigError("config.bad_value", problem, where="train", remedy=remedy)
 
 
+def _check_full(config: Config, plain: str) -> None:
+    """Raise ConfigError where a knob of adapters is set though all weights are trained, or what cannot be combined."""
+    train, usual = config.train, TrainConfig()
+    of_adapters = ("rank", "targets", "dropout", "rslora", "dora", "after_prompt", "lora_plus")
+    told = [f"train.{name}" for name in of_adapters if getattr(train, name) != getattr(usual, name)]
+    problem, remedy = "", "Leave it out, or take method: lora."
+    if told:
+        problem = f"it has no adapter, to which {', '.join(told)} would belong."
+    elif train.masters == "bfloat16" and train.optimizer != "adamw8bit":
+        problem = "train.masters=bfloat16 needs an optimizer that rounds by chance."
+        remedy = "Add train.optimizer=adamw8bit."
+    elif plain and "bfloat16" in (train.masters, train.dtype):
+        problem, remedy = "on the plain path it computes in float32.", "Leave train.dtype and train.masters out."
+    if problem:
+        raise ConfigError("config.bad_value", f"full: {problem}", where="method", remedy=remedy)
+
+
+def quantised(weights: Weights) -> bool:
+    """Whether some of the weights are stored in blocks."""
+    return any(weights.blocks(name) is not None for name in weights.names())
+
+
 def _check_stored(weights: Weights, plain: str) -> None:
     """Raise ConfigError where there are no quantised weights that could stay as they are."""
-    quantised = any(weights.blocks(name) is not None for name in weights.names())
-    problem = f"it needs the fast path, and {plain}" if plain else "" if quantised else "its weights are not quantised"
+    problem = f"it needs the fast path, and {plain}" if plain else ""
+    problem = problem or ("" if quantised(weights) else "its weights are not quantised")
     if problem:
         raise ConfigError(
             "config.bad_value",

@@ -29,6 +29,12 @@ HEADLINES = {
     Outcome.TOO_FEW_ROWS: ("", "Too few rows for a verdict: {after} right answers, {before} before."),
 }
 MEASURES = {"accuracy": "Right answers", "template_adherence": "In the template", "stopped": "Ended by itself"}
+HASHES = {
+    "base_sha256": "base model",
+    "rows_sha256": "rows",
+    "adapter_sha256": "adapter",
+    "model_sha256": "model",
+}
 UNITS = {"loss": "nats per taught token"}
 # What objectives tell beside the loss: title, words.
 METRICS = {
@@ -340,7 +346,12 @@ def _footer(told: Told) -> str:
     parts = [f"fledge {told.record['fledge']}"] if "fledge" in told.record else []
     parts += [
         f"{words} {told.manifest[key][:12]}…"
-        for key, words in {"base_sha256": "base model", "rows_sha256": "rows", "adapter_sha256": "adapter"}.items()
+        for key, words in {
+            "base_sha256": "base model",
+            "rows_sha256": "rows",
+            "adapter_sha256": "adapter",
+            "model_sha256": "model",
+        }.items()
         if key in told.manifest
     ]
     return f"<footer>{escape(' · '.join(parts))}</footer>"

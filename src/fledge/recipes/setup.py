@@ -21,25 +21,25 @@ from fledge.data.template import ChatTemplate
 from fledge.data.tree import Places
 from fledge.model.causal import CausalModel
 from fledge.model.engine.decoder import held_bytes
-from fledge.model.hardware import DTYPES, survey
+from fledge.model.hardware import DTYPES, Machine, survey
 from fledge.model.load import load_model, plain_reason, prepare_plain
-from fledge.model.lora import LoraSettings
+from fledge.model.lora import LoraSettings, layer_of
 from fledge.model.memory import rss_bytes
 from fledge.model.pull import resolve as resolve_model
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import GgufWeights, Weights, open_weights
 from fledge.project import sha256_of
-from fledge.recipes.once import check_options, places_of, remembered_bytes
+from fledge.recipes.once import check_options, places_of, quantised, remembered_bytes
 from fledge.recipes.prepare import Lesson, Rows, read_project, teach
 from fledge.recipes.reference import with_reference
 from fledge.recipes.spread import spread_of
 from fledge.recipes.texts import texts_of
 from fledge.records import Judged, Learnt, Preference
 from fledge.training.aims import aim_of, compares, unheard
-from fledge.training.auto import Means, lora_settings, resolve
+from fledge.training.auto import Means, layers_of, lora_settings, resolve
 from fledge.training.batch import Batch, Memory, batches, num_steps
 from fledge.training.memory_plan import MemoryPlan
-from fledge.training.optim import adamw
+from fledge.training.optim import adamw, optimizer_of
 
 
 def _quiet(_: object) -> None: ...
@@ -82,7 +82,7 @@ class Setup:
 
     @property
     def lora(self) -> LoraSettings:
-        return lora_settings(self.config.train)
+        return lora_settings(self.config.train, self.weights.shape.num_layers)
 
     @property
     def steps(self) -> int:
@@ -129,15 +129,7 @@ def prepare(
         order=config.data.order,
         seed=config.train.seed,
     )
-    means = Means(
-        weights.shape,
-        sum(torch.Size(weights.tensor_shape(name)).numel() for name in weights.names()),
-        machine,
-        rss_bytes() + held,
-        weight_bytes=(lambda dtype: held_bytes(weights, DTYPES[dtype])) if config.method == "qlora" else None,
-        plain=bool(plain),
-        all_logits=all_logits,
-    )
+    means = _means(weights, machine, rss_bytes() + held, plain=bool(plain), all_logits=all_logits)
     texts, unseen = bool(texts_of(rows.train)), held_out.examples
     resolved, choices, plan = resolve(config, lesson.examples, unseen, course=course, means=means, texts=texts)
     notes = _notes(rows, lesson, held_out, course, config, weights, plain)
@@ -155,6 +147,20 @@ def prepare(
         course=course,
         spread=spread_of(rows.train, lesson.examples),
         notes=(*notes, *map(str, choices)),
+    )
+
+
+def _means(weights: Weights, machine: Machine, process_bytes: int, *, plain: bool, all_logits: bool) -> Means:
+    counts = {name: torch.Size(weights.tensor_shape(name)).numel() for name in weights.names()}
+    return Means(
+        weights.shape,
+        sum(counts.values()),
+        machine,
+        process_bytes,
+        layer_params=sum(count for name, count in counts.items() if layer_of(name) == 0),
+        stored_bytes=(lambda dtype: held_bytes(weights, DTYPES[dtype])) if quantised(weights) else None,
+        plain=plain,
+        all_logits=all_logits,
     )
 
 
@@ -190,9 +196,9 @@ def _base_digest(path: Path) -> str:
 
 
 def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.optim.Optimizer]:
-    """Return the model with its adapter, the adapter's parameters and their optimizer, as the run begins with them."""
+    """Return the model, what of it is trained and the optimizer of that, as the run begins with them."""
     train = setup.config.train
-    assert train.rank != "auto" and train.dtype != "auto"
+    assert train.dtype != "auto"
     torch.manual_seed(train.seed)
     assert train.recompute != "auto"
     model = load_model(
@@ -202,6 +208,11 @@ def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.opt
         recompute=train.recompute,
         stay=setup.config.method == "qlora",
     )
+    if setup.config.method == "full":
+        span = layers_of(train, setup.weights.shape.num_layers)
+        model.train_weights(setup.weights, span, masters=DTYPES[train.masters])
+        parameters = model.parameters()
+        return model, parameters, optimizer_of(train.optimizer, parameters, weight_decay=train.weight_decay)
     model.add_adapter(setup.lora, seed=train.seed)
     parameters = model.parameters()
     return model, parameters, adamw(parameters, weight_decay=train.weight_decay, lora_plus=train.lora_plus)

@@ -23,6 +23,7 @@ from fledge.model.adapter import Adapter, load_adapter
 from fledge.model.causal import CausalModel
 from fledge.model.load import load_model, plain_reason
 from fledge.model.lora import settings_of
+from fledge.model.replaced import Replaced
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.tokens import behind, single
 from fledge.model.weights import GgufWeights, OtherWeights, Weights, open_weights
@@ -46,13 +47,13 @@ PLAIN_QUESTION = Conversation((Message("user", "What is this about?"), Message("
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run, opened."""
+    """A finished run, opened. `weights` are the base's, or where they were trained themselves the run's own."""
 
     run: RunFolder
     project: Path
     config: Config
     weights: Weights
-    adapter: Adapter
+    adapter: Adapter | None
 
     @property
     def apart(self) -> bool:
@@ -88,7 +89,11 @@ def open_run(project: Path, run: RunFolder) -> Finished:
             where=str(run.path),
             remedy="Pull or restore the model.",
         )
-    return Finished(run, project, config, open_weights(path), load_adapter(run.adapter))
+    base = open_weights(path)
+    if config.method != "full":
+        return Finished(run, project, config, base, load_adapter(run.adapter))
+    known = not isinstance(base, OtherWeights)
+    return Finished(run, project, config, Replaced(base, run.model) if known else base, None)
 
 
 def export(
@@ -114,7 +119,7 @@ def export(
         say(f"{kind}: merging, quantising, comparing with the trained weights")
         path = folder / f"{finished.name}.{kind}.gguf"
         files.append(_export_merged(finished, path, kind, gate))
-    if with_adapter and isinstance(finished.weights, GgufWeights):
+    if with_adapter and finished.adapter is not None and isinstance(finished.weights, GgufWeights):
         say("adapter: writing, comparing on top of the untouched base file")
         files.append(_export_adapter(finished, folder / f"{finished.name}.adapter.gguf", gate))
     return {"files": files, "seconds": time.monotonic() - started}
@@ -126,6 +131,9 @@ def _possible(
     """Return which files can be made of this run. Raises ExportError where none can."""
     adapter, weights = finished.adapter, finished.weights
     _require_known(finished)
+    if adapter is None:
+        # What stands in fledge.yaml for every run asks for nothing that there is not.
+        return types, False
     if adapter.use_dora and with_adapter:
         say("no adapter file: llama.cpp cannot run DoRA on top of its base")
         with_adapter = False
@@ -153,7 +161,9 @@ def _require_known(finished: Finished) -> None:
             "model.unsupported",
             f"a '{finished.weights.shape.architecture}' model cannot be written yet, as GGUF or merged.",
             where=finished.run.path.name,
-            remedy=f"Its adapter opens in PEFT, which can merge it: {finished.run.adapter}",
+            remedy=f"It opens in transformers as it is: {finished.run.model}"
+            if finished.adapter is None
+            else f"Its adapter opens in PEFT, which can merge it: {finished.run.adapter}",
         )
 
 
@@ -167,23 +177,25 @@ def merge_folder(finished: Finished, out: Path) -> dict[str, Any]:
 class Reference:
     """Scores with the trained weights in float32. Keeps the hidden states; logits are formed when asked for."""
 
-    def __init__(self, weights: Weights, adapter: Adapter) -> None:
+    def __init__(self, weights: Weights, adapter: Adapter | None) -> None:
         self._weights, self._adapter = weights, adapter
         self._hidden: dict[tuple[int, ...], Tensor] = {}
         self._model: CausalModel | None = None
 
     @property
     def invocation(self) -> tuple[int, ...]:
-        return self._adapter.invocation_tokens
+        return self._adapter.invocation_tokens if self._adapter is not None else ()
 
     @torch.no_grad()
     def __call__(self, text: Sequence[Scoring]) -> Iterator[Logits]:
         missing = [scoring for scoring in text if tuple(scoring.ids) not in self._hidden]
         if missing:
-            plain = plain_reason(self._weights, dora=self._adapter.use_dora)
+            adapter = self._adapter
+            plain = plain_reason(self._weights, dora=adapter is not None and adapter.use_dora)
             self._model = load_model(self._weights, dtype=torch.float32, plain=plain)
-            self._model.add_adapter(settings_of(self._adapter), seed=0)
-            self._model.load_adapter(self._adapter)
+            if adapter is not None:
+                self._model.add_adapter(settings_of(adapter), seed=0)
+                self._model.load_adapter(adapter)
             for scoring in missing:
                 self._hidden[tuple(scoring.ids)] = self._states(self._model, scoring.ids)[scoring.positions]
         assert self._model is not None
@@ -240,6 +252,7 @@ def _export_merged(finished: Finished, path: Path, kind: str, gate: Gate) -> dic
 
 def _export_adapter(finished: Finished, path: Path, gate: Gate) -> dict[str, Any]:
     with _let_through(path) as staged:
+        assert finished.adapter is not None
         written = write_adapter_gguf(staged, finished.adapter, finished.weights)
         measured = gate.check(finished.weights.path, ADAPTER, adapter=staged)
         parity.require(measured, path)

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from fledge.config import Config, load_config
+from fledge.config import Config
+from fledge.config_file import load_config
 from fledge.errors import ConfigError
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

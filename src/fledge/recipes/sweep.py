@@ -226,6 +226,7 @@ def _tidy(sweep: Sweep, study: Study) -> None:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         if not sweep.keep_all and (best is None or trial.number != best.number):
             shutil.rmtree(run.adapter, ignore_errors=True)
+            shutil.rmtree(run.model, ignore_errors=True)
 
 
 def _result(sweep: Sweep, study: Study, stage: Stage) -> dict[str, Any]:
@@ -270,4 +271,5 @@ def _told(sweep: Sweep, trial: Trial) -> dict[str, Any]:
         "why": trial.told.get("why"),
         "run": str(run.path),
         "adapter": str(run.adapter) if run.adapter.is_dir() else None,
+        "model": str(run.model) if run.model.is_dir() else None,
     }

@@ -66,7 +66,8 @@ def _score(run: RunFolder, project: Path) -> float:
     """Return the share of held-out questions that the run's file answers right. The file is gone afterwards."""
     finished = open_run(project, run)
     # An adapter on top of its base is made in a tenth of the time of a merged file.
-    apart = isinstance(finished.weights, GgufWeights) and not finished.adapter.use_dora
+    adapter = finished.adapter
+    apart = isinstance(finished.weights, GgufWeights) and adapter is not None and not adapter.use_dora
     exported = export(finished, types=[] if apart else finished.usual_types[:1], with_adapter=apart)
     path = Path(exported["files"][0]["path"])
     served = Served(run.path.name, finished.weights.path, path) if apart else Served(run.path.name, path)

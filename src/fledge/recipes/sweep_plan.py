@@ -163,14 +163,15 @@ def combinations(space: Sequence[Swept]) -> list[dict[str, Any]] | None:
 def disk_words(setup: Setup, space: Sequence[Swept], keep_all: bool, trials: int) -> str:
     """Return in words how much disk the sweep takes at most."""
     rank = setup.config.train.rank
-    assert rank != "auto"
+    kept = "what all trials learnt is kept" if keep_all else "what all trials but the best learnt is removed"
+    if rank == "auto":
+        return kept
     tried = next((one for one in space if one.name == "train.rank"), None)
     largest = rank if tried is None else max(tried.values) if isinstance(tried, Choices) else tried.high
     # What the plan counts for an adapter: numbers, gradient, two moments, two copies. On the disk: three checkpoints of
     # three of these, the best state, and two adapters.
     adapter = setup.plan.parts["adapter"] / 5.5 * largest / rank
     most = adapter * (12 + (trials if keep_all else 0))
-    kept = "adapters of all trials are kept" if keep_all else "adapters of all trials but the best are removed"
     return f"takes at most some {most / 1e6:,.0f} MB of disk; {kept}"
 
 

@@ -60,8 +60,10 @@ def _of_run(project: Path, run: RunFolder, say: Callable[[str], None]) -> Served
 def _released(run: RunFolder) -> Served | None:
     """Return the smallest file of the run that passed the gate; or its adapter, if that goes on top of the base."""
     entries = [read_json(path) for path in sorted(run.release.glob("*.json"))] if run.release.is_dir() else []
-    apart = bool(read_json(run.adapter / "adapter_config.json").get("alora_invocation_tokens"))
-    apart = apart or read_json(run.manifest)["summary"].get("method") == "qlora"
+    method = read_json(run.manifest)["summary"].get("method")
+    apart = method == "qlora"
+    if method != "full":
+        apart = apart or bool(read_json(run.adapter / "adapter_config.json").get("alora_invocation_tokens"))
     kind = "adapter" if apart else "merged"
     files = [e for e in entries if e.get("kind") == kind and (run.release / Path(e["path"]).name).is_file()]
     if not files:

@@ -1,10 +1,10 @@
-"""Rows -> adapter: the life of a training run, top to bottom."""
+"""Rows -> adapter, or trained weights: the life of a training run, top to bottom."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,20 +12,22 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 import fledge
 from fledge.config import Config
 from fledge.errors import ConfigError, RunError
-from fledge.model.adapter import save_adapter
+from fledge.model.adapter import TENSORS_NAME, save_adapter
 from fledge.model.causal import CausalModel
 from fledge.model.memory import peak_rss_bytes
-from fledge.model.weights import OtherWeights
-from fledge.project import RunFolder, new_run, sha256_of, write_json_atomic, write_text_atomic
-from fledge.recipes.held_out import measure, summary_of_tasks
+from fledge.model.weights import SINGLE_NAME, OtherWeights
+from fledge.project import RunFolder, new_run, sha256_of, staged_folder, write_json_atomic, write_text_atomic
+from fledge.recipes.held_out import Measured, measure, summary_of_tasks
 from fledge.recipes.once import remember
 from fledge.recipes.report import write_report
 from fledge.recipes.setup import Setup, build, prepare, refer, stream
 from fledge.recipes.watch import Watch, best_is_there
+from fledge.release.folder import copy_tokenizer
 from fledge.training import checkpoint
 from fledge.training.aims import before_of, objective_of
 from fledge.training.evaluations import Evaluation
@@ -118,6 +120,7 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
         model, parameters, optimizer = build(setup)
         listener.say(model.path)
         setup = refer(setup, model, listener.say)
+        before = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
         first_step = last_step = _restore(run, setup, parameters, optimizer, listener)
         watch = Watch(run, setup, model, parameters, first_step=first_step, tell=listener.evaluated)
         plan = Plan(
@@ -141,11 +144,24 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
         kept_step = watch.take_best(last_step)
         for words in watch.words(last_step, kept_step):
             listener.say(words)
-        adapter = model.adapter(setup.lora, base_name=setup.config.model)
-        if train.after_prompt:
-            adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
-        save_adapter(adapter, run.adapter)
-        return _finish(run, setup, model, sum(p.numel() for p in parameters.values()), watch, kept_step)
+        saved = _save(run, setup, model)
+        told = watch.summary(kept_step)
+        return _finish(run, setup, before, watch.measured(kept_step), told, saved, parameters)
+
+
+def _save(run: RunFolder, setup: Setup, model: CausalModel) -> Path:
+    """Write what was trained, whole or not at all; return its file."""
+    if setup.config.method == "full":
+        with staged_folder(run.model) as staged:
+            model.save_weights(staged)
+            if isinstance(setup.weights, OtherWeights):
+                copy_tokenizer(setup.weights.path, staged)
+        return run.model / SINGLE_NAME
+    adapter = model.adapter(setup.lora, base_name=setup.config.model)
+    if setup.config.train.after_prompt:
+        adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
+    save_adapter(adapter, run.adapter)
+    return run.adapter / TENSORS_NAME
 
 
 def _restore(
@@ -165,12 +181,16 @@ def _restore(
 
 
 def _finish(
-    run: RunFolder, setup: Setup, model: CausalModel, num_trainable: int, watch: Watch, kept_step: int
+    run: RunFolder,
+    setup: Setup,
+    before: Measured,
+    measured: Measured,
+    watched: Mapping[str, Any],
+    saved: Path,
+    parameters: Mapping[str, nn.Parameter],
 ) -> dict[str, Any]:
-    """Measure the held-out loss, write the manifest (which makes the run usable) and return the summary."""
-    measured = watch.measured(kept_step)
-    with model.disabled():
-        before = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
+    """Write the manifest (which makes the run usable) and return the summary."""
+    full = setup.config.method == "full"
     totals = _totals(run)
     summary = {
         "run": run.path.name,
@@ -184,14 +204,12 @@ def _finish(
         "eval_loss": measured.loss,
         "eval_metrics": dict(measured.metrics),
         "eval_before": {"loss": before.loss, **before.metrics},
-        "evaluations": len(watch.evaluations),
-        "steps_planned": setup.steps,
-        "kept_step": kept_step,
-        "stopped_early": watch.over or None,
+        **watched,
         "tasks": summary_of_tasks(setup.course, setup.held_out.rows, measured.losses),
-        "trainable_params": num_trainable,
+        "trainable_params": sum(parameter.numel() for parameter in parameters.values()),
         "peak_rss_bytes": peak_rss_bytes(),
-        "adapter": str(run.adapter.resolve()),
+        "adapter": None if full else str(run.adapter.resolve()),
+        "model": str(run.model.resolve()) if full else None,
         "exportable": not isinstance(setup.weights, OtherWeights),
         "diagnoses": [],
     }
@@ -202,7 +220,7 @@ def _finish(
         "base_sha256": setup.base_sha256,
         "rows_sha256": setup.lesson.digest,
         "identity": setup.identity,
-        "adapter_sha256": sha256_of(run.adapter / "adapter_model.safetensors"),
+        "model_sha256" if full else "adapter_sha256": sha256_of(saved),
         "summary": summary,
     }
     write_json_atomic(run.manifest, manifest)

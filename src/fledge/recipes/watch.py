@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -111,6 +112,15 @@ class Watch:
             lowest = next(seen.loss for seen in self.evaluations if seen.step == kept_step)
             told.append(f"kept what it was after step {kept_step}: a held-out loss of {lowest:.3f} is the lowest seen")
         return told
+
+    def summary(self, kept_step: int) -> dict[str, Any]:
+        """Return what a run's summary says of the looks."""
+        return {
+            "evaluations": len(self.evaluations),
+            "steps_planned": self.setup.steps,
+            "kept_step": kept_step,
+            "stopped_early": self.over or None,
+        }
 
     def measured(self, step: int) -> Measured:
         """Return what held-out rows tell of the model as it is, after `step` steps; looked at anew if it has to be."""

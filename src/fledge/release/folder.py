@@ -42,13 +42,18 @@ def write_folder(out: Path, weights: Weights, adapter: Adapter | None, tokenizer
         _write_safetensors(staged / "model.safetensors", weights, adapter)
         write_json_atomic(staged / "config.json", config)
         if weights.path.is_dir():
-            for name in TOKENIZER_FILES:
-                if (weights.path / name).is_file():
-                    shutil.copyfile(weights.path / name, staged / name)
+            copy_tokenizer(weights.path, staged)
         else:
             write_text_atomic(staged / "tokenizer.json", tokenizer_json(tokenizer))
             write_json_atomic(staged / "tokenizer_config.json", _tokenizer_config(tokenizer, weights.shape))
     return sum(path.stat().st_size for path in out.iterdir())
+
+
+def copy_tokenizer(folder: Path, out: Path) -> None:
+    """Copy everything about text from one Hugging Face folder to another."""
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
 
 
 def _write_safetensors(path: Path, weights: Weights, adapter: Adapter | None) -> None:

@@ -113,14 +113,15 @@ def _write_header(path: Path, metadata: Mapping[str, Value], tensors: Iterable[T
 def _weight_tensors(weights: Weights, adapter: Adapter | None, types: Mapping[str, str]) -> Iterator[Tensor]:
     read = merged_reader(weights, adapter)
     adapted = set(adapter.pairs()) if adapter is not None else set()
-    donor = weights if isinstance(weights, GgufWeights) else None
+    donor = weights.origin if isinstance(weights.origin, GgufWeights) else None
+    untouched = {name for name in weights.names() if name not in adapted and weights.is_stored(name)}
 
     def tensor(name: str) -> Tensor:
         stored = weights.weights[name]
         kind = types[stored.gguf]
 
         def make() -> NDArray[np.uint8]:
-            if donor is not None and name not in adapted and donor.header.tensors[stored.gguf].type == kind:
+            if donor is not None and name in untouched and donor.header.tensors[stored.gguf].type == kind:
                 return donor.raw(stored.gguf)
             values = read(name)
             if stored.heads is not None:

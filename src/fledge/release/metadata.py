@@ -44,6 +44,7 @@ def metadata_of(weights: Weights, kind: str, *, overrides: Mapping[str, str]) ->
 
     Raises ModelError `model.unsupported` for a tokenizer that llama.cpp could not repeat exactly.
     """
+    weights = weights.origin
     if isinstance(weights, GgufWeights):
         kv = _copied(weights)
     else:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fledge.config import Config, PreferenceConfig, TrainConfig, size_bytes
+from fledge.config import Config, PreferenceConfig, TrainConfig, layer_range, size_bytes
 from fledge.data.course import Course
 from fledge.data.wanted import LEARNS_FROM, UNITS
+from fledge.model.engine.kernels import sums_dtype
 from fledge.model.hardware import DTYPES, Machine
 from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
 from fledge.records import Example
 from fledge.training.aims import aim_of, compares
 from fledge.training.looks import looks
-from fledge.training.memory_plan import Job, MemoryPlan, plan_memory
+from fledge.training.memory_plan import FullJob, Job, MemoryPlan, plan_memory
+from fledge.training.optim import STATE_BYTES
 
 # Row visits after which a 135M model with rank 16 had learnt tens to hundreds of facts by heart (benchmarks/README.md).
 ROW_VISITS = 1300
@@ -25,6 +27,8 @@ TEXT_EPOCHS = 3
 TEXT_STEP_TOKENS = 2048
 # Of answers that are compared: how often, and the share of the usual learning rate (docs/decisions.md).
 COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
+# Share of LoRA's learning rate that all weights want.
+FULL_LR = 0.1
 # Share of the free memory that a run takes for itself where nobody says how much.
 RAM_SHARE = 0.8
 
@@ -45,7 +49,8 @@ class Choice:
 class Means:
     """What a run has to work with.
 
-    num_params: all numbers of the base model. weight_bytes: what they take in a dtype, where they stay quantised.
+    num_params: all numbers of the base model; layer_params: those of one layer. stored_bytes: what they take in a
+    dtype where they stay in their blocks; None where they are not quantised.
     plain: the path without contexts. all_logits: see memory_plan.Job.
     """
 
@@ -53,7 +58,8 @@ class Means:
     num_params: int
     machine: Machine
     process_bytes: int
-    weight_bytes: Callable[[str], int] | None = None
+    layer_params: int = 0
+    stored_bytes: Callable[[str], int] | None = None
     plain: bool = False
     all_logits: bool = False
 
@@ -78,15 +84,18 @@ def resolve(
     preference, told = _preference(config, examples)
     rules: dict[str, tuple[object, str]] = {
         "epochs": _reads() if prose else _comparisons() if compared else _epochs(course.rows_per_epoch),
-        "lr": _lr(means.num_params, compared=compared),
+        "lr": _lr(means.num_params, config, compared=compared),
         "rank": (16, "enough for hundreds of facts in a small model; more costs time, not quality"),
         "rows_per_step": _passages_per_step(examples) if prose else _rows_per_step(course.rows_per_epoch),
-        "dtype": (machine.dtype, machine.dtype_reason),
+        "dtype": _dtype(config, means),
         "ram": _ram(machine),
     }
+    if config.method == "full":
+        # Weights that are trained themselves have none.
+        del rules["rank"]
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.train, knob) == "auto"}
     train = config.train.model_copy(update={knob: value for knob, (value, _) in chosen.items()})
-    plan = _plan(train, examples, course, means, unit=UNITS[LEARNS_FROM[config.objective]])
+    plan = _plan(config.model_copy(update={"train": train}), examples, course, means)
     more = {"tokens_per_piece": _piece_reason(plan), "recompute": _recompute_reason(plan)}
     chosen |= {knob: rule for knob, rule in more.items() if getattr(train, knob) == "auto"}
     chosen |= looks(train, examples=examples, course=course, held_out=held_out)
@@ -116,7 +125,14 @@ def _preference(config: Config, examples: Sequence[Example]) -> tuple[Preference
     return PreferenceConfig.model_validate(values), choices
 
 
-def lora_settings(train: TrainConfig) -> LoraSettings:
+def layers_of(train: TrainConfig, num_layers: int) -> range | None:
+    """Return the layers that are trained; None for all."""
+    if train.layers is not None:
+        return layer_range(train.layers)
+    return None if train.top_layers is None else range(num_layers - train.top_layers, num_layers)
+
+
+def lora_settings(train: TrainConfig, num_layers: int) -> LoraSettings:
     """Return the adapter that resolved knobs ask for. Alpha is twice the rank, so B A is added doubled at any rank."""
     assert train.rank != "auto"
     return LoraSettings(
@@ -126,32 +142,71 @@ def lora_settings(train: TrainConfig) -> LoraSettings:
         rslora=train.rslora,
         dora=train.dora,
         targets=tuple(train.targets) or None,
-        layers=train.top_layers,
+        layers=layers_of(train, num_layers),
     )
 
 
-def _plan(train: TrainConfig, examples: Sequence[Example], course: Course, means: Means, *, unit: int) -> MemoryPlan:
+def _full(train: TrainConfig, means: Means) -> FullJob:
+    """Return what training the weights themselves takes."""
+    assert train.dtype != "auto"
+    layers = layers_of(train, means.shape.num_layers)
+    masters, exact = DTYPES[train.masters].itemsize, sums_dtype(DTYPES[train.masters]).itemsize
+    apart = 0 if train.masters == train.dtype else masters
+    count = means.num_params if layers is None else len(layers) * means.layer_params
+    return FullJob(count, apart + exact + STATE_BYTES[train.optimizer], layers)
+
+
+def _others(config: Config, means: Means) -> dict[str, Config]:
+    """Return other ways to teach the same in less memory, by what has to be written for them."""
+    found: dict[str, dict[str, object]] = {}
+    if config.method == "full":
+        if not means.plain and config.train.dtype == "bfloat16":
+            small = {"optimizer": "adamw8bit", "masters": "bfloat16"}
+            found[" ".join(f"train.{knob}={value}" for knob, value in small.items())] = dict(small)
+        found["method=lora"] = {"rank": 16}
+    if config.method != "qlora" and means.stored_bytes is not None and not means.plain:
+        found["method=qlora"] = {"rank": 16 if config.train.rank == "auto" else config.train.rank}
+    return {
+        words: config.model_copy(
+            update={
+                "method": words.removeprefix("method=") if words.startswith("method=") else config.method,
+                "train": config.train.model_copy(update=knobs),
+            }
+        )
+        for words, knobs in found.items()
+    }
+
+
+def _job(config: Config, course: Course, means: Means) -> Job:
+    train = config.train
     assert train.rows_per_step != "auto" and train.dtype != "auto"
-    job = Job(
+    full = config.method == "full"
+    return Job(
         means.shape,
         DTYPES[train.dtype],
-        lora_settings(train),
+        None if full else lora_settings(train, means.shape.num_layers),
         means.num_params,
         train.rows_per_step,
         course,
         means.machine.threads,
         trunk=not means.plain,
         all_logits=means.all_logits,
-        unit=unit,
-        weight_bytes=None if means.weight_bytes is None else means.weight_bytes(train.dtype),
+        unit=UNITS[LEARNS_FROM[config.objective]],
+        weight_bytes=means.stored_bytes(train.dtype) if means.stored_bytes and config.method == "qlora" else None,
+        full=_full(train, means) if full else None,
     )
+
+
+def _plan(config: Config, examples: Sequence[Example], course: Course, means: Means) -> MemoryPlan:
+    train = config.train
     return plan_memory(
         examples,
-        job,
+        _job(config, course, means),
         budget_bytes=size_bytes(train.ram),
         process_bytes=means.process_bytes,
         tokens_per_piece=None if train.tokens_per_piece == "auto" else train.tokens_per_piece,
         recompute=None if train.recompute == "auto" else train.recompute,
+        others={words: _job(other, course, means) for words, other in _others(config, means).items()},
     )
 
 
@@ -194,11 +249,23 @@ def _comparisons() -> tuple[int, str]:
     return COMPARISON_EPOCHS, f"each row is compared {COMPARISON_EPOCHS} times; more often is learning it by heart"
 
 
-def _lr(num_params: int, *, compared: bool) -> tuple[float, str]:
+def _dtype(config: Config, means: Means) -> tuple[str, str]:
+    if config.method == "full" and means.plain:
+        return "float32", "on the plain path weights are their own masters"
+    return means.machine.dtype, means.machine.dtype_reason
+
+
+def _lr(num_params: int, config: Config, *, compared: bool) -> tuple[float, str]:
     lr = 1e-3 if num_params < 200e6 else 5e-4 if num_params < 800e6 else 2e-4
+    if config.method == "full" and config.train.optimizer == "adafactor":
+        return lr * (COMPARISON_LR if compared else 1.0), "adafactor's steps are shares of a weight's own size"
+    if config.method == "full":
+        lr *= FULL_LR
     if compared:
         return COMPARISON_LR * lr, "comparing answers wants a smaller rate than learning them: it has no end of its own"
     size = f"{num_params / 1e6:.0f}M"
+    if config.method == "full":
+        return lr, f"all weights want about a tenth of LoRA's rate, and less the larger the model ({size} parameters)"
     return (
         lr,
         f"LoRA wants about ten times the rate of full training, and less the larger the model ({size} parameters)",

@@ -21,7 +21,6 @@ from fledge.project import sha256_of, staged_folder, write_json_atomic
 
 STATE, MANIFEST, BEST = "state.safetensors", "manifest.json", "best-"
 KEPT = 2
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def save(
@@ -33,10 +32,8 @@ def save(
     """
     tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
     for name, parameter in parameters.items():
-        tensors[f"parameter.{name}"] = parameter.detach()
-        for moment in _MOMENTS:
-            if moment in optimizer.state[parameter]:
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+        tensors[f"parameter.{name}"] = _storable(parameter.detach())
+        tensors |= {f"state.{name}.{key}": moment for key, moment in optimizer.state[parameter].items()}
     final = folder / f"step-{step:06d}"
     _write(final, tensors, step=step, identity=identity)
     # A later step can only be a damaged checkpoint that was passed over; a hidden folder is what a crash left of one.
@@ -57,7 +54,8 @@ def save_best(folder: Path, *, step: int, identity: str, parameters: Mapping[str
     It is no checkpoint from which training goes on, and no rotation of those takes it away.
     """
     final = folder / f"{BEST}{step:06d}"
-    _write(final, {f"parameter.{name}": p.detach() for name, p in parameters.items()}, step=step, identity=identity)
+    tensors = {f"parameter.{name}": _storable(parameter.detach()) for name, parameter in parameters.items()}
+    _write(final, tensors, step=step, identity=identity)
     for path in folder.glob(f"{BEST}*"):
         if path != final:
             shutil.rmtree(path)
@@ -82,7 +80,6 @@ def best_is_kept(folder: Path, *, step: int) -> bool:
     return any(step_of(path) >= step and _is_whole(path) for path in folder.glob(f"{BEST}*"))
 
 
-@torch.no_grad()
 def load_best(folder: Path, *, step: int, parameters: Mapping[str, nn.Parameter]) -> None:
     """Put what was kept as the best, after `step` steps, into the parameters. Raises RunError where it is damaged."""
     path = folder / f"{BEST}{step:06d}"
@@ -93,9 +90,7 @@ def load_best(folder: Path, *, step: int, parameters: Mapping[str, nn.Parameter]
             where=str(path),
             remedy="`fledge train --resume` with this run makes it again.",
         )
-    tensors = load_file(path / STATE)
-    for name, parameter in parameters.items():
-        parameter.copy_(tensors[f"parameter.{name}"])
+    _fill(parameters, load_file(path / STATE))
 
 
 def _write(final: Path, tensors: Mapping[str, Tensor], *, step: int, identity: str) -> None:
@@ -128,14 +123,26 @@ def load(path: Path, *, identity: str, parameters: Mapping[str, nn.Parameter], o
             remedy="Put them back as they were, or start a new run with `fledge train`.",
         )
     tensors = load_file(path / STATE)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"parameter.{name}"])
-            moments = {m: tensors[f"{m}.{name}"] for m in _MOMENTS if f"{m}.{name}" in tensors}
-            if moments:
-                optimizer.state[parameter] = moments
+    _fill(parameters, tensors)
+    for name, parameter in parameters.items():
+        prefix = f"state.{name}."
+        moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if moments:
+            optimizer.state[parameter] = moments
     torch.set_rng_state(tensors["rng"])
     return int(str(manifest["step"]))
+
+
+@torch.no_grad()
+def _fill(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        stored = tensors[f"parameter.{name}"]
+        parameter.copy_(stored.view(parameter.dtype) if stored.dtype == torch.int16 else stored)
+
+
+def _storable(tensor: Tensor) -> Tensor:
+    """Return a tensor that numpy knows: bfloat16 by its bits."""
+    return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _manifest(path: Path) -> dict[str, object] | None:

@@ -9,14 +9,16 @@ Shapes: N tokens of the largest piece, C of the trunk, U scored tokens, V vocabu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
 from fledge.data.course import Course, plain
 from fledge.data.tree import split
 from fledge.errors import TrainError
+from fledge.model.catalog import MODELS
 from fledge.model.engine.decoder import site_widths
 from fledge.model.engine.head import tile_rows
 from fledge.model.engine.kernels import sums_dtype
@@ -34,9 +36,24 @@ TRIAL_STEPS, TRIAL_EPOCHS, MARGIN = 12, 3, 1.1
 SUNDRY_BYTES = 120 << 20
 SPREAD_BYTES = 4 << 20
 MIN_TOKENS = 32
+# Ways out that are named where nothing fits; more are not read.
+MOST_CHANGES = 3
 # What autograd keeps of transformers' own layers over what the engine keeps of its own: 1.6 in bfloat16, 2.1 in float32
 # for the 135M, and room for other families.
 PLAIN_ACTIVATIONS = 2.5
+
+
+@dataclass(frozen=True)
+class FullJob:
+    """What training the weights themselves takes beside them.
+
+    num_params: how many are trained. bytes_each: of masters, where they are not what is multiplied with, of gradients
+    and of the optimizer's state. layers: None for all, and for what stands outside the layers too.
+    """
+
+    num_params: int
+    bytes_each: float
+    layers: range | None = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,12 @@ class Job:
     """What is to be trained, as far as memory goes. all_logits: the model gives those of all tokens or none.
 
     unit: so many examples in sequence are one row and are computed at once. weight_bytes: what the frozen weights take
-    where it is not `num_params` numbers in `dtype`.
+    where it is not `num_params` numbers in `dtype`. lora: None where weights are trained themselves, as `full` says.
     """
 
     shape: Shape
     dtype: torch.dtype
-    lora: LoraSettings
+    lora: LoraSettings | None
     num_params: int
     rows_per_step: int
     course: Course
@@ -58,10 +75,20 @@ class Job:
     all_logits: bool = False
     unit: int = 1
     weight_bytes: int | None = None
+    full: FullJob | None = None
+
+    @property
+    def layers(self) -> range:
+        """The layers in which something is trained."""
+        told = self.lora.layers if self.lora is not None else self.full.layers if self.full is not None else None
+        return told or range(self.shape.num_layers)
 
     def numbers(self, rows: Sequence[int]) -> list[int]:
         """Return the numbers of the examples of some rows."""
         return [row * self.unit + part for row in rows for part in range(self.unit)]
+
+
+_NO_OTHERS: Mapping[str, Job] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -87,10 +114,12 @@ def plan_memory(
     process_bytes: int,
     tokens_per_piece: int | None = None,
     recompute: bool | None = None,
+    others: Mapping[str, Job] = _NO_OTHERS,
 ) -> MemoryPlan:
     """Return the fastest way to stay inside the budget; None means that the plan may choose.
 
-    Raises TrainError `train.memory` with the smallest change that would fit.
+    others: jobs that would teach the same in less memory, by what has to be written for each. Raises TrainError
+    `train.memory` with the nearest changes that would fit, the smallest first.
     """
     sizes = [tokens_per_piece] if tokens_per_piece is not None else list(PIECES)
     plans = []
@@ -103,15 +132,19 @@ def plan_memory(
             if plans[-1].bytes <= budget_bytes:
                 return plans[-1]
     least = min(plans, key=lambda plan: plan.bytes)
-    raise _too_little(least, examples, job, budget_bytes, freed=_freed(least, examples, job))
+    process = least.parts["process"]
+    fitting = [words for words, other in others.items() if _least(process, examples, other).bytes <= budget_bytes]
+    freed = _least(process, examples, job, sizes=(*PIECES, least.tokens_per_piece))
+    raise _too_little(least, examples, job, budget_bytes, freed=freed, fitting=fitting)
 
 
 def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute: bool) -> dict[str, int]:
     """Return the bytes of everything that a step of this size holds, by what it is for."""
     shape, layers = job.shape, job.shape.num_layers
     exact = sums_dtype(job.dtype).itemsize
-    ranks = {site: job.lora.rank * len(which) for site, which in wanted(job.lora).items()}
-    lowest = layers - (job.lora.layers or layers)
+    adapted = {} if job.lora is None else wanted(job.lora)
+    ranks = {} if job.lora is None else {site: job.lora.rank * len(which) for site, which in adapted.items()}
+    lowest = job.layers.start
     per_token = bytes_per_token(shape, ranks, dtype=job.dtype, lowest=lowest, recompute=recompute)
     # keys of the trunk, their gradients, and every thread's own sum of gradients by keys
     keys = 2 * shape.key_width
@@ -123,21 +156,31 @@ def parts_of(job: Job, tokens: int, trunk_tokens: int, scored: int, *, recompute
     if job.all_logits:
         # as they are, scaled or copied once, and their gradient
         head += 3 * tokens * shape.vocab_size * job.dtype.itemsize
-    trainable = copies = 0
-    for site, which in wanted(job.lora).items():
-        ins, outs = site_widths(shape, site)
-        trainable += job.lora.rank * (len(which) * ins + sum(outs[i] for i in which))
-        copies += job.lora.rank * len(which) * (ins + sum(outs))
-    adapted = job.lora.layers or layers
     activations = tokens * per_token + trunk + sums + streams
     return {
         "weights": job.num_params * job.dtype.itemsize if job.weight_bytes is None else job.weight_bytes,
-        # master, gradient, two moments of AdamW and one passing copy; and what is multiplied with
-        "adapter": adapted * (5 * trainable * exact + copies * job.dtype.itemsize),
+        **_learning(job, tokens, rows),
         "activations": activations if job.trunk else int(PLAIN_ACTIVATIONS * activations),
         "head": head,
         "sundry": SUNDRY_BYTES,
     }
+
+
+def _learning(job: Job, tokens: int, head_rows: int) -> dict[str, int]:
+    """Return the bytes of what is trained: an adapter, or weights with what an optimizer keeps of them."""
+    shape, exact = job.shape, sums_dtype(job.dtype).itemsize
+    if job.full is not None:
+        # The first factor of a gradient's product is turned on its side.
+        turned = max(tokens * 2 * shape.ffn_width, head_rows * shape.vocab_size) * job.dtype.itemsize
+        return {"trained": int(job.full.num_params * job.full.bytes_each) + turned}
+    assert job.lora is not None
+    rank, trainable, copies = job.lora.rank, 0, 0
+    for site, which in wanted(job.lora).items():
+        ins, outs = site_widths(shape, site)
+        trainable += rank * (len(which) * ins + sum(outs[i] for i in which))
+        copies += rank * len(which) * (ins + sum(outs))
+    # master, gradient, two moments of AdamW and one passing copy; and what is multiplied with
+    return {"adapter": len(job.layers) * (5 * trainable * exact + copies * job.dtype.itemsize)}
 
 
 def _largest(examples: Sequence[Example], job: Job, course: Course, size: int) -> tuple[int, int, int]:
@@ -185,9 +228,8 @@ def _fitting(least: MemoryPlan, examples: Sequence[Example], job: Job, budget_by
     return 0
 
 
-def _freed(least: MemoryPlan, examples: Sequence[Example], job: Job) -> MemoryPlan:
+def _least(process_bytes: int, examples: Sequence[Example], job: Job, *, sizes: Sequence[int] = PIECES) -> MemoryPlan:
     """Return the plan that takes least when neither pieces nor recomputing are told."""
-    sizes = (*PIECES, least.tokens_per_piece)
     largest = {size: _largest(examples, job, job.course, size) for size in sizes}
     plans = [
         MemoryPlan(
@@ -195,7 +237,7 @@ def _freed(least: MemoryPlan, examples: Sequence[Example], job: Job) -> MemoryPl
             True,
             largest[size][0],
             largest[size][1],
-            {"process": least.parts["process"], **parts_of(job, *largest[size], recompute=True)},
+            {"process": process_bytes, **parts_of(job, *largest[size], recompute=True)},
         )
         for size in sizes
     ]
@@ -203,7 +245,13 @@ def _freed(least: MemoryPlan, examples: Sequence[Example], job: Job) -> MemoryPl
 
 
 def _too_little(
-    least: MemoryPlan, examples: Sequence[Example], job: Job, budget_bytes: int, *, freed: MemoryPlan
+    least: MemoryPlan,
+    examples: Sequence[Example],
+    job: Job,
+    budget_bytes: int,
+    *,
+    freed: MemoryPlan,
+    fitting: Sequence[str],
 ) -> TrainError:
     # The process itself differs by some hundred kilobytes from one start to the next.
     enough = -(-(least.bytes + SPREAD_BYTES) // 10**6)
@@ -219,11 +267,21 @@ def _too_little(
         left_out = num_rows - len(_rows_within(examples, job, size))
         shorter = f"train.max_tokens={longest} train.tokens_per_piece={size} ({left_out} of {num_rows} rows left out)"
         changes.append(shorter if left_out else f"train.tokens_per_piece={size}")
+    changes = [*changes, *fitting][:MOST_CHANGES]
+    smaller = _smaller_model(least, job, budget_bytes)
     told = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in least.parts.items())
     return TrainError(
         "train.memory",
         f"training takes at least {-(-least.bytes // 10**6):,} MB ({told}),"
         f" and {budget_bytes // 10**6:,} MB may be taken.",
         where="train.ram",
-        remedy=f"The smallest change that fits: {' or '.join(changes)}; or a smaller model.",
+        remedy=f"The smallest change that fits: {' or '.join(changes)}; or a smaller model{smaller}.",
     )
+
+
+def _smaller_model(least: MemoryPlan, job: Job, budget_bytes: int) -> str:
+    """Return ", such as NAME" for the largest model of the catalog that should fit: memory goes with parameters."""
+    process = least.parts["process"]
+    share = (budget_bytes - process) / max(1, least.bytes - process)
+    fitting = [model for model in MODELS.values() if model.params <= share * job.num_params]
+    return f", such as {max(fitting, key=lambda model: model.params).name}" if fitting else ""

@@ -68,7 +68,7 @@ class CompiledKernels:
         self.reason, self.dtype = reason, dtype
         real = ctypes.c_double if dtype == torch.float64 else ctypes.c_float
         self._structs = _attention_struct(real)
-        self._spare = torch.empty(0)
+        self._spare = self._turned = torch.empty(0)
         p, n, i = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_int
         signatures: dict[str, list[Any]] = {
             "linear": [p, n, p, n, n, i, p, n, p, n, p, n, p, n, n, p, n, i, p, n, p, n, n, i],
@@ -133,6 +133,17 @@ class CompiledKernels:
             *(low.data_ptr(), dlow.data_ptr(), low.stride(0), low.shape[1], site.rank, site.scale),
             *(site.grad_a.data_ptr(), count, starts, widths, grads, x.shape[0], torch.get_num_threads()),
         )
+
+    def weight_grad(self, grad: Tensor, x: Tensor, dy: Tensor) -> None:
+        tokens, outs = dy.shape
+        # The first factor of a product is read in pairs.
+        even = tokens + tokens % 2
+        if self._turned.numel() < outs * even:
+            self._turned = torch.empty(outs * even, dtype=self.dtype)
+        turned = self._turned[: outs * even].view(outs, even)
+        turned[:, :tokens].copy_(dy.t())
+        turned[:, tokens:].zero_()
+        self.linear(grad, turned[:, :tokens], x, Layout.KN, residual=grad)
 
     def norm(
         self, out: Tensor, x: Tensor, weight: Tensor, eps: float, scale: Tensor, *, heads: int = 1, residual: Any = None

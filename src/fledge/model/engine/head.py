@@ -9,12 +9,15 @@ Shapes: U scored tokens, D width, V vocabulary, t tokens of a tile.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fledge.model.engine.kernels import Kernels, Layout, sums_dtype
+from fledge.model.engine.trained import Trained
 
 # Logits held at once: 340 rows of a 49k vocabulary are 64 MiB in float32. Fewer
 # rows than MIN_ROWS would read the head's weights more often than the products take.
@@ -44,13 +47,7 @@ class _TokenLogps(torch.autograd.Function):
         precise = sums_dtype(head.dtype)
         logps_U = torch.empty(len(target), dtype=precise)
         grad_UD = torch.empty(hidden.shape, dtype=precise) if wants_grad else None
-        rows = tile_rows(head.shape[0])
-        logits_tV = tile.take(min(rows, len(target)), head.shape[0], precise)
-        for start in range(0, len(target), rows):
-            part = slice(start, start + rows)
-            hidden_tD = hidden[part].to(head.dtype).contiguous()
-            logits = logits_tV[: len(hidden_tD)]
-            kernels.linear(logits, hidden_tD, head, Layout.NK)
+        for part, _, logits in _tiles(hidden, head, target, kernels, tile):
             slope = kernels.log_softmax(logits, target[part], softcap, logps_U[part], gradient=wants_grad)
             if grad_UD is not None:
                 kernels.linear(grad_UD[part], slope, head, Layout.KN)
@@ -63,6 +60,73 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_UD,) = ctx.saved_tensors
         return (grads[0][:, None] * grad_UD).to(ctx.dtype), None, None, None, None, None
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """The head among a decoder's trained weights."""
+
+    trained: Trained
+
+    @property
+    def grad(self) -> Tensor:
+        assert self.trained.head_grad is not None
+        return self.trained.head_grad
+
+    def attach(self) -> None:
+        self.trained.attach_gradients()
+
+
+class _TrainedTokenLogps(torch.autograd.Function):
+    """The same for a head that is trained: nothing but hidden states is kept for the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        target: Tensor,
+        kernels: Kernels,
+        softcap: float,
+        tile: LogitsTile,
+        learns: TrainedHead,
+    ) -> Tensor:
+        logps_U = torch.empty(len(target), dtype=sums_dtype(head.dtype))
+        for part, _, logits in _tiles(hidden, head, target, kernels, tile):
+            kernels.log_softmax(logits, target[part], softcap, logps_U[part], gradient=False)
+        ctx.save_for_backward(hidden, target)
+        ctx.means = head, kernels, softcap, tile, learns
+        return logps_U
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, target = ctx.saved_tensors
+        head, kernels, softcap, tile, learns = ctx.means
+        learns.attach()
+        weight_U = grads[0]
+        spare = torch.empty(len(target), dtype=weight_U.dtype)
+        grad_UD = torch.empty(hidden.shape, dtype=sums_dtype(head.dtype))
+        for part, hidden_tD, logits in _tiles(hidden, head, target, kernels, tile):
+            slope = kernels.log_softmax(logits, target[part], softcap, spare[part], gradient=True)
+            kernels.linear(grad_UD[part], slope, head, Layout.KN)
+            # The objective's weights go with the thin side.
+            weighted = (hidden_tD * weight_U[part, None]).to(head.dtype)
+            kernels.weight_grad(learns.grad, weighted, slope)
+        return (weight_U[:, None] * grad_UD).to(hidden.dtype), None, None, None, None, None, None
+
+
+def _tiles(
+    hidden: Tensor, head: Tensor, target: Tensor, kernels: Kernels, tile: LogitsTile
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield (which tokens, their hidden states in T, their logits in sums), the logits in the memory of the last."""
+    rows = tile_rows(head.shape[0])
+    logits_tV = tile.take(min(rows, len(target)), head.shape[0], sums_dtype(head.dtype))
+    for start in range(0, len(target), rows):
+        part = slice(start, start + rows)
+        hidden_tD = hidden[part].to(head.dtype).contiguous()
+        logits = logits_tV[: len(hidden_tD)]
+        kernels.linear(logits, hidden_tD, head, Layout.NK)
+        yield part, hidden_tD, logits
 
 
 def tile_rows(vocab_size: int) -> int:
@@ -78,12 +142,17 @@ def token_logps(
     kernels: Kernels,
     softcap: float = 0.0,
     tile: LogitsTile | None = None,
+    learns: TrainedHead | None = None,
 ) -> Tensor:
-    """Return log p(target | hidden) [U] under softmax(hidden head^T), float32 at least. `head_VD` is frozen.
+    """Return log p(target | hidden) [U] under softmax(hidden head^T), float32 at least.
 
-    With `softcap` c the logits are c tanh(logits / c).
+    With `softcap` c the logits are c tanh(logits / c). `head_VD` is frozen, or its gradient is added up in `learns`.
     """
-    assert not head_VD.requires_grad, "a trained head needs its own gradient"
+    assert not head_VD.requires_grad, "a trained head is told by `learns`"
     arguments = (hidden_UD, head_VD, target_U, kernels, softcap, tile or LogitsTile())
-    logps: Tensor = _TokenLogps.apply(*arguments)  # type: ignore[no-untyped-call]
+    logps: Tensor = (
+        _TokenLogps.apply(*arguments)  # type: ignore[no-untyped-call]
+        if learns is None or not hidden_UD.requires_grad
+        else _TrainedTokenLogps.apply(*arguments, learns)  # type: ignore[no-untyped-call]
+    )
     return logps

@@ -118,6 +118,10 @@ class Kernels(Protocol):
         """site.grad_a += dlow^T x; for each part, site.grad_b += site.scale low^T dy in the part's rows and columns."""
         ...
 
+    def weight_grad(self, grad: Tensor, x: Tensor, dy: Tensor) -> None:
+        """grad [out, in] += dy^T x, in sums: what a weight of x W^T learns."""
+        ...
+
     def norm(
         self, out: Tensor, x: Tensor, weight: Tensor, eps: float, scale: Tensor, *, heads: int = 1, residual: Any = None
     ) -> None:

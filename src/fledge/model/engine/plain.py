@@ -66,6 +66,9 @@ class PlainKernels:
             rows = low[:, part.first_rank : part.first_rank + site.rank].t().to(precise)
             grad.addmm_(rows, dy[:, part.start : part.start + part.width].to(precise), alpha=site.scale)
 
+    def weight_grad(self, grad: Tensor, x: Tensor, dy: Tensor) -> None:
+        grad.addmm_(dy.t().to(grad.dtype), x.to(grad.dtype))
+
     def norm(
         self, out: Tensor, x: Tensor, weight: Tensor, eps: float, scale: Tensor, *, heads: int = 1, residual: Any = None
     ) -> None:

@@ -52,8 +52,7 @@ class Sites:
     def __init__(self, decoder: Decoder, settings: LoraSettings, *, seed: int) -> None:
         self.settings = settings
         rank = settings.rank
-        num_layers = decoder.shape.num_layers
-        layers = range(num_layers - (settings.layers or num_layers), num_layers)
+        layers = settings.layers or range(decoder.shape.num_layers)
         plan = [(layer, site, which) for layer in layers for site, which in wanted(settings).items()]
         sizes_a = [rank * len(which) * site_widths(decoder.shape, site)[0] for _, site, which in plan]
         sizes_b = [rank * site_widths(decoder.shape, site)[1][i] for _, site, which in plan for i in which]
@@ -90,6 +89,15 @@ class Sites:
             )
             at_a += size
         self._initialise(seed)
+
+    @property
+    def anchor(self) -> nn.Parameter:
+        """A parameter by which autograd is told that something learns."""
+        return self.lora_A
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {"lora_A": self.lora_A, "lora_B": self.lora_B}
 
     @property
     def lowest(self) -> int:

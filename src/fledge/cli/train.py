@@ -58,14 +58,20 @@ def with_progress(work: Any) -> dict[str, Any]:
     from fledge.recipes.tune import Listener
 
     with Bar("training") as bar:
+        held_out = ""
 
         def on_step(step: Any) -> None:
             rate = step.tokens_effective / step.seconds
             told = "".join(f"  {name} {step.metrics[name]:.2f}" for name in ("accuracy",) if name in step.metrics)
-            bar(step.step, step.steps, note=f"loss {step.loss:.3f}{told}  {rate:,.0f} tokens/s")
+            bar(step.step, step.steps, note=f"loss {step.loss:.3f}{held_out}{told}  {rate:,.0f} tokens/s")
+
+        def on_evaluation(evaluation: Any) -> bool:
+            nonlocal held_out
+            held_out = f"  held-out {evaluation.loss:.3f}"
+            return False
 
         try:
-            result: dict[str, Any] = work(Listener(say=say, step=on_step))
+            result: dict[str, Any] = work(Listener(say=say, step=on_step, evaluated=on_evaluation))
         except KeyboardInterrupt:
             say("stopped. Go on with: fledge train --resume latest (and -C DIR, if you gave one)")
             raise

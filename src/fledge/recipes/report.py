@@ -222,14 +222,26 @@ def _curves(told: Told) -> str:
         return _absent("Fewer than two steps are done: there is no curve to draw yet.")
     held_out, clip = told.summary.get("eval_loss"), told.knobs.get("train", {}).get("clip_norm")
     first, last = (f"{told.steps[i]['loss']:.3g}" for i in (0, -1))
-    words = f"from {first} to {last}. Thin: each step; thick: their mean."
+    words = (
+        f"from {first} to {last}. Thin: each step; thick: their mean{'; dots: held-out rows' * bool(told.evaluations)}."
+    )
     held_out_mark = _held_out_marks(told, "loss", held_out)
     clip_mark = {} if clip is None else {f"clipped at {clip:g}": clip}
     large = _figure(told, "loss", "Loss", words, held_out_mark)
     small = "".join(_metric(told, name) for name in METRICS)
     small += _figure(told, "lr", "Learning rate", "as scheduled", {}, smoothed=False)
     small += _figure(told, "grad_norm", "Gradient norm", "before clipping", clip_mark)
-    return f'{large}{line_of_losses(told.summary)}<div class="small-multiples">{small}</div>'
+    return f'{large}{_ended(told)}{line_of_losses(told.summary)}<div class="small-multiples">{small}</div>'
+
+
+def _ended(told: Told) -> str:
+    """Return how the run ended, where it is not after its last step or with the state of that."""
+    kept, last, words = told.summary.get("kept_step"), told.steps[-1]["step"], []
+    if why := told.summary.get("stopped_early"):
+        words.append(f"Stopped after step {last} of {told.num_steps}: {why}.")
+    if kept not in (None, last):
+        words.append(f"Kept is what it was after step {kept}, where the held-out loss was lowest.")
+    return f"<p>{escape(' '.join(words))}</p>" if words else ""
 
 
 def _metric(told: Told, name: str) -> str:
@@ -254,7 +266,9 @@ def _figure(told: Told, key: str, title: str, words: str, marks: Mapping[str, fl
         return ""
     marks = {name: value for name, value in marks.items() if math.isfinite(value)}
     unit = "" if key == "loss" and told.steps[0].get("metrics") else UNITS.get(key, "")
-    drawn = curve(points, title, steps=told.num_steps, unit=unit, smoothed=smoothed, marks=marks)
+    looks = [(seen["step"], {**seen["metrics"], "loss": seen["loss"]}.get(key, math.nan)) for seen in told.evaluations]
+    dots = [(step, value) for step, value in looks if math.isfinite(value)]
+    drawn = curve(points, title, steps=told.num_steps, unit=unit, smoothed=smoothed, marks=marks, dots=dots)
     caption = f"<b>{title}</b>, {words}"
     return f'<figure id="{key}"><figcaption>{caption}</figcaption><div class="frame">{drawn}</div></figure>'
 

@@ -100,7 +100,9 @@ def _tell(summary: dict[str, Any]) -> None:
         f"{summary['tokens_per_s']:,.0f} tokens/s (prefixes shared {summary['sharing']:.2f} times)"
     )
     say(f"memory   {megabytes(summary['peak_rss_bytes'])} at most")
-    if summary.get("exportable", True):
+    if summary["objective"] == "reward":
+        say("next     fledge reward score latest FILE   or, as a reward: fledge reward try model:latest")
+    elif summary.get("exportable", True):
         say("next     fledge export latest   then: fledge chat latest")
     else:
         opens = "PEFT opens the adapter" if summary["adapter"] else f"transformers opens {summary['model']}"

@@ -1,7 +1,8 @@
 """A LoRA adapter in the layout of the PEFT library, so that its files open there and the other way round.
 
 Layout: `adapter_config.json` and `adapter_model.safetensors` with keys
-`base_model.model.<module>.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank].
+`base_model.model.<module>.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank]. An adapter that scores has
+`base_model.model.score.weight` [1, width] as well, the head of transformers' sequence classifiers with one label.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ PREFIX = "base_model.model."
 SIDES = (".lora_A.weight", ".lora_B.weight")
 # DoRA's length of every row of the merged weight
 MAGNITUDE = ".lora_magnitude_vector"
+# What transformers calls the layer that scores, and so what an adapter file and a checkpoint call it.
+SCORE = "score"
+HEAD = f"{PREFIX}{SCORE}.weight"
+# What else than matrices PEFT says that it saves of such an adapter; the other name is that of encoders.
+HEADS = ([SCORE], ["classifier", SCORE])
 
 # Features of PEFT that change what the two matrices mean: the value under which they are off.
 _OFF: dict[str, Any] = {
@@ -49,6 +55,7 @@ class Adapter:
     """Two thin matrices for each adapted weight W: the model runs with W + scale * B @ A.
 
     With `invocation_tokens` it does so only from where these ids stand for the last time (aLoRA, arXiv 2504.12397).
+    score [width]: it gives an answer a number, h score, h the last hidden state where the answer has ended.
     """
 
     rank: int
@@ -59,6 +66,7 @@ class Adapter:
     tensors: dict[str, NDArray[np.float32]]
     use_dora: bool = False
     invocation_tokens: tuple[int, ...] = ()
+    score: NDArray[np.float32] | None = None
 
     @property
     def scale(self) -> float:
@@ -108,6 +116,9 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         # PEFT would adapt all other layers as well, with matrices that it makes up.
         config |= {"layers_to_transform": layers}
     tensors = {name: np.ascontiguousarray(adapter.tensors[name]) for name in sorted(adapter.tensors)}
+    if adapter.score is not None:
+        config |= {"task_type": "SEQ_CLS", "modules_to_save": [SCORE]}
+        tensors[HEAD] = adapter.score[None]
     with staged_folder(folder) as staging:
         text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         (staging / CONFIG_NAME).write_text(text, encoding="utf-8")
@@ -121,6 +132,10 @@ def load_adapter(folder: Path) -> Adapter:
     Raises one ModelError `model.bad_adapter` with everything that keeps it from being used.
     """
     config = _read_config(folder)
+    tensors = _read_tensors(folder)
+    score = None
+    if config.get("modules_to_save") in HEADS:
+        score, config["modules_to_save"] = tensors.pop(HEAD, np.zeros(0, np.float32)), None
     problems = [
         f"{key} is {config[key]!r}, only {off!r} can be used"
         for key, off in _OFF.items()
@@ -133,7 +148,8 @@ def load_adapter(folder: Path) -> Adapter:
     if not isinstance(alpha, int | float) or not abs(alpha) < MAX_ALPHA:
         problems.append(f"lora_alpha is {alpha!r}, not a number")
         alpha = 0.0
-    tensors = _read_tensors(folder)
+    if score is not None and (score.ndim != 2 or len(score) != 1 or not np.isfinite(score).all()):
+        problems.append(f"'{HEAD}' is missing or not one finite row")
     problems += _misfits(tensors, rank, dora=config.get("use_dora") is True) if rank else []
     if problems:
         raise _bad(folder, problems)
@@ -147,6 +163,7 @@ def load_adapter(folder: Path) -> Adapter:
         target_modules=tuple(modules),
         base_name=str(config.get("base_model_name_or_path") or ""),
         tensors=tensors,
+        score=None if score is None else score[0],
     )
 
 

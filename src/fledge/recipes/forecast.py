@@ -36,6 +36,9 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
         say(note)
     model, parameters, _ = build(setup)
     objective, before = objective_of(setup.config), before_of(setup.config)
+    if model.scalar_head is not None:
+        # It begins at zero, and nothing would flow back through it.
+        torch.nn.init.constant_(model.scalar_head.weight, 1e-3)
     if aim_of(setup.config).reference:
         # Any numbers do to see how long a step takes.
         lesson = setup.lesson

@@ -45,7 +45,7 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
         remedy = "Give fewer, or leave it out for all."
     elif train.top_layers is not None and train.after_prompt:
         problem = "train.top_layers and train.after_prompt exclude each other."
-    elif train.after_prompt and aim_of(config).facts:
+    elif train.after_prompt and (aim_of(config).facts or aim_of(config).judges):
         problem = f"objective {config.objective} and train.after_prompt exclude each other."
     elif train.after_prompt and plain:
         problem = f"train.after_prompt needs the fast path, and {plain}."
@@ -64,6 +64,9 @@ def _check_full(config: Config, plain: str) -> None:
     problem, remedy = "", "Leave it out, or take method: lora."
     if told:
         problem = f"it has no adapter, to which {', '.join(told)} would belong."
+    elif aim_of(config).judges:
+        problem = f"objective {config.objective} learns an adapter and a head beside it."
+        remedy = "Take method: lora or qlora."
     elif train.masters == "bfloat16" and train.optimizer != "adamw8bit":
         problem = "train.masters=bfloat16 needs an optimizer that rounds by chance."
         remedy = "Add train.optimizer=adamw8bit."

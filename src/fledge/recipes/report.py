@@ -41,6 +41,8 @@ METRICS = {
     "accuracy": ("Told apart", "share of rows whose better answer has the higher reward"),
     "likelier": ("Likelier", "share of rows whose better answer has the higher log-probability per token"),
     "margin": ("Margin", "reward of the better answer less that of the worse"),
+    "score_chosen": ("Score of better answers", "any number; higher is better"),
+    "score_rejected": ("Score of worse answers", "any number; lower is better"),
     "reward_chosen": ("Reward of better answers", "0 is as likely as before"),
     "reward_rejected": ("Reward of worse answers", "0 is as likely as before"),
     "reward_good": ("Reward of good answers", "0 is as likely as before"),
@@ -120,6 +122,8 @@ def _about(told: Told) -> str:
 
 def _verdict(told: Told) -> str:
     verdict = told.verdict
+    if told.knobs.get("objective") == "reward":
+        return _told_apart(told)
     if not verdict:
         return _absent("Not measured yet.", _command(told, "eval", f"--against {told.knobs.get('model', 'MODEL')}"))
     if verdict["interval"] is None:
@@ -143,6 +147,14 @@ def _verdict(told: Told) -> str:
     )
 
 
+def _told_apart(told: Told) -> str:
+    """Return what a model that scores answers is worth: how often it finds the better one of held-out pairs."""
+    share = told.summary.get("eval_metrics", {}).get("accuracy")
+    if share is None:
+        return _absent("Nothing was held out to measure with.", _command(told, "reward score", "FILE"))
+    return f'<p class="headline">The better one of two held-out answers gets the higher score in {_percent(share)}.</p>'
+
+
 def _measure(key: str, words: str, sides: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for tone, side in sides.items():
@@ -157,6 +169,8 @@ def _measure(key: str, words: str, sides: Mapping[str, Mapping[str, Any]]) -> st
 
 
 def _answers(told: Told) -> str:
+    if told.knobs.get("objective") == "reward":
+        return _absent("It scores answers and gives none.")
     if not told.answers:
         return _absent("Its answers were not kept." if told.verdict else "It was not asked yet.")
     wrong = sum(not row["correct"] for row in told.answers)
@@ -280,6 +294,8 @@ def _choices(told: Told) -> str:
 
 
 def _files(told: Told) -> str:
+    if told.knobs.get("objective") == "reward":
+        return _absent("It is used as it is, to score answers or as a reward.", _command(told, "reward score", "FILE"))
     if not told.files:
         return _absent("No file was released yet.", _command(told, "export"))
     numbers = "".join(f'<th class="number">{words}</th>' for words in FIGURES)

@@ -29,7 +29,7 @@ from fledge.recipes.setup import Setup, build, prepare, refer, stream
 from fledge.recipes.watch import Watch, best_is_there
 from fledge.release.folder import copy_tokenizer
 from fledge.training import checkpoint
-from fledge.training.aims import before_of, objective_of
+from fledge.training.aims import aim_of, before_of, objective_of
 from fledge.training.evaluations import Evaluation
 from fledge.training.log import MetricsLog, read
 from fledge.training.loop import Plan, Step, Summary, fit
@@ -210,7 +210,7 @@ def _finish(
         "peak_rss_bytes": peak_rss_bytes(),
         "adapter": None if full else str(run.adapter.resolve()),
         "model": str(run.model.resolve()) if full else None,
-        "exportable": not isinstance(setup.weights, OtherWeights),
+        "exportable": not (isinstance(setup.weights, OtherWeights) or aim_of(setup.config).judges),
         "diagnoses": [],
     }
     manifest = {

@@ -27,6 +27,8 @@ TEXT_EPOCHS = 3
 TEXT_STEP_TOKENS = 2048
 # Of answers that are compared: how often, and the share of the usual learning rate (docs/decisions.md).
 COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
+# Of answers that are scored: the same share.
+SCORE_LR = 0.5
 # Share of LoRA's learning rate that all weights want.
 FULL_LR = 0.1
 # Share of the free memory that a run takes for itself where nobody says how much.
@@ -107,7 +109,7 @@ def resolve(
 
 
 def _preference(config: Config, examples: Sequence[Example]) -> tuple[PreferenceConfig, list[Choice]]:
-    """Return the preference knobs without any `auto`, and what was chosen where the objective asks for them."""
+    """Return the preference knobs, those that the objective hears of without any `auto`, and what was chosen."""
     aim = aim_of(config)
     labels = [example.columns["label"] for example in examples if "label" in example.columns]
     good = sum(label > 0 for label in labels)
@@ -119,9 +121,10 @@ def _preference(config: Config, examples: Sequence[Example]) -> tuple[Preference
         "good_weight": (max(1.0, bad / good) if good and bad else 1.0, balanced),
         "bad_weight": (max(1.0, good / bad) if good and bad else 1.0, balanced),
     }
-    chosen = {knob: rule for knob, rule in rules.items() if getattr(config.preference, knob) == "auto"}
+    heard = {*aim.terms, *aim.facts_terms}
+    chosen = {k: rule for k, rule in rules.items() if k in heard and getattr(config.preference, k) == "auto"}
     values = config.preference.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
-    choices = [Choice(f"preference.{k}", round(v, 3), why) for k, (v, why) in chosen.items() if k in aim.terms]
+    choices = [Choice(f"preference.{k}", round(v, 3), why) for k, (v, why) in chosen.items()]
     return PreferenceConfig.model_validate(values), choices
 
 
@@ -261,6 +264,8 @@ def _lr(num_params: int, config: Config, *, compared: bool) -> tuple[float, str]
         return lr * (COMPARISON_LR if compared else 1.0), "adafactor's steps are shares of a weight's own size"
     if config.method == "full":
         lr *= FULL_LR
+    if aim_of(config).judges:
+        return SCORE_LR * lr, "a score is learnt faster than an answer, and comparing has no end of its own"
     if compared:
         return COMPARISON_LR * lr, "comparing answers wants a smaller rate than learning them: it has no end of its own"
     size = f"{num_params / 1e6:.0f}M"

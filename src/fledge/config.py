@@ -48,7 +48,7 @@ def _checked_tokens(texts: list[str]) -> list[str]:
     for text in texts:
         shown = repr(text if len(text) <= 40 else text[:39] + "…")
         if not text.strip():
-            raise ValueError("a token has to have a text; leave the empty one out")
+            raise ValueError("a token without a text; leave it out")
         if text != text.strip() or not text.isprintable():
             raise ValueError(
                 f"{shown} begins or ends with a blank, or holds a line break; the text around it has those"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFValueType
 from peft import LoraConfig, PeftModel, get_peft_model
 from test_engine import BOUNDS, EXACT, KINDS, check, deep_examples
 from transformers import AutoModelForCausalLM
@@ -24,15 +26,22 @@ from fledge.model.engine.plain import PlainKernels
 from fledge.model.extended import Extended, extend
 from fledge.model.load import load_model
 from fledge.model.lora import LoraSettings
+from fledge.model.names import weights_of
 from fledge.model.safetensors_file import map_safetensors, write_safetensors
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.tokens import single
 from fledge.model.weights import open_weights
 from fledge.records import Example
+from fledge.release.gguf import Tensor, write_file, write_gguf
+from fledge.release.metadata import Value
+from fledge.release.quantize import quantize
+from fledge.runtime.gguf_check import read_header
+from fledge.runtime.llama import Llama
 from fledge.training.batch import to_batch
 from tiny import loss_and_gradients, wake
 from tiny_llama import save_tiny, tiny_config, tiny_model
 
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "tokenizers" / "ggml-vocab"
 # PEFT reads a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 # Two rows that the families have, and one by which their tables grow.
@@ -284,3 +293,38 @@ def test_rows_that_were_lost_or_spoilt_are_refused(tiny: Path, tmp_path: Path, f
     write_safetensors(path, tensors, metadata={"format": "pt"})
     with pytest.raises(ModelError, match="not all were saved" if fault == "missing" else "rows of finite numbers"):
         load_adapter(tmp_path)
+
+
+def sentencepiece_file(path: Path) -> Path:
+    """A tiny random model over Llama's own SentencePiece vocabulary."""
+    header = read_header(SHARED / "ggml-vocab-llama-spm.gguf")
+    small = {"block_count": 1, "embedding_length": 32, "feed_forward_length": 32, "attention.head_count": 2}
+    small |= {"attention.head_count_kv": 2, "rope.dimension_count": 16, "context_length": 256}
+    metadata = {}
+    for key, value in header.kv.items():
+        kind, element = header.kv_types[key]
+        held = small.get(key.removeprefix("llama."), value)
+        metadata[key] = Value(held, GGUFValueType(kind), None if element is None else GGUFValueType(element))
+    numbers = np.random.default_rng(0)
+    sizes = {"vocab_size": 32000, "query_width": 32, "key_width": 32, "ffn_width": 32, "width": 32}
+    tensors = []
+    for weight in weights_of("llama", 1, tied=True).values():
+        values = numbers.normal(0, 0.2, [sizes[dim] for dim in weight.dims]).astype(np.float32)
+        tensors.append(Tensor(weight.gguf, values.shape, "F32", partial(quantize, values, "F32")))
+    write_file(path, metadata, tensors)
+    return path
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no vocabularies in {SHARED}")
+def test_behind_an_added_token_sentencepiece_has_llama_cpps_blank(tmp_path: Path) -> None:
+    weights = extend(open_weights(sentencepiece_file(tmp_path / "base.gguf")), ["<cv>", "Grüße!"])
+    assert weights.added == {"<cv>": 32000, "Grüße!": 32001}
+    ours = load_tokenizer(weights)
+    write_gguf(tmp_path / "out.gguf", weights, None, "f16")
+    again = load_tokenizer(open_weights(tmp_path / "out.gguf"))
+    texts = ["<cv>", "a<cv>b", "<cv> b", " <cv>\n<cv>x", "foxGrüße! dog", "Grüße<cv>!", "the lazy dog", "<cv><cv>"]
+    with Llama(tmp_path / "out.gguf") as llama:
+        for text in texts:
+            ids = llama.tokenize(text, parse_special=False)
+            assert ours.encode(text) == ids and again.encode(text) == ids, repr(text)
+            assert ours.decode(ids) == text

@@ -179,8 +179,8 @@ def test_what_cannot_be_had_is_refused_in_a_line(made: Path, knobs: list[str], w
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ("['']", "has to have a text"),
-        ("['  ']", "has to have a text"),
+        ("['']", "a token without a text"),
+        ("['  ']", "a token without a text"),
         ("[' <cv>']", "begins or ends with a blank"),
         ('["a\\nb"]', "holds a line break"),
         ("['<cv>', '<b>', '<cv>']", "'<cv>' stands twice"),

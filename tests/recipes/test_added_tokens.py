@@ -21,6 +21,7 @@ from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import open_weights
 from fledge.project import list_runs
 from fledge.recipes.combine import combine_runs
+from fledge.recipes.forecast import forecast
 from fledge.recipes.setup import prepare
 from fledge.recipes.ship import export, merge_folder, open_run
 from fledge.recipes.tune import Listener, resume, tune
@@ -155,6 +156,13 @@ def test_a_token_that_no_row_holds_is_told(made: Path) -> None:
     warning = next(note for note in notes if note.startswith("WARNING: data.add_tokens"))
     assert "<none>" in warning and "<cv>" not in warning
     assert any("2 tokens are added, ids" in note and "no token used" in note for note in notes)
+
+
+def test_the_forecast_says_what_learns_and_counts_the_rows(made: Path) -> None:
+    told = forecast(made, load_config(made, KNOBS), say=lambda _: None)
+    assert all(check["ok"] for check in told["checks"])
+    found = [check["found"] for check in told["checks"]]
+    assert "adapters beside 14 layers and rows of 2 added tokens" in found
 
 
 @pytest.mark.parametrize(

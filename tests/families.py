@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 from transformers.masking_utils import eager_mask
 
 from fledge.model import lora
@@ -131,6 +137,39 @@ def _compute(network: Any, wanted: dict[str, torch.Tensor], dtype: torch.dtype) 
         loss = -(logps * weights[:, 1:]).sum() / weights.sum()
         loss.backward()
         return float(loss.detach()), {name: parameter.grad for name, parameter in wanted.items()}
+
+    return compute
+
+
+def plain_pairs(folder: Path, ours: CausalModel) -> Plain:
+    """Return the loss of pairs (chosen, rejected, chosen, ...) and its gradients by transformers' sequence classifier
+    and PEFT alone, with the adapter and the head of `ours`; -log of the chance that the chosen one wins, in the mean.
+    """
+    base: Any = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=1, dtype=ours.dtype, attn_implementation=EXACT_ATTENTION
+    )
+    if ours.dtype == torch.float64:
+        _in_float64(base)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=list(lora.ALL_LINEAR), task_type="SEQ_CLS")
+    network: Any = get_peft_model(base, config, autocast_adapter_dtype=False).eval()
+    parameters = {name.replace(".default", ""): p for name, p in network.named_parameters()}
+    head = parameters["base_model.model.score.modules_to_save.weight"]
+    assert ours.scalar_head is not None
+    with torch.no_grad():
+        for name, tensor in ours.adapter_tensors().items():
+            parameters[name].copy_(tensor)
+        head[0].copy_(ours.scalar_head.weight)
+
+    def compute(examples: Sequence[Example]) -> tuple[float, dict[str, torch.Tensor]]:
+        network.zero_grad(set_to_none=True)
+        longest = max(len(e.ids) for e in examples)
+        ids = torch.tensor([e.ids + [0] * (longest - len(e.ids)) for e in examples])
+        scores = network(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, 0]
+        loss = torch.log1p(torch.exp(scores[1::2] - scores[0::2])).mean()
+        loss.backward()
+        assert head.grad is not None
+        found = {name: parameters[name].grad for name in ours.adapter_tensors()} | {"score": head.grad[0]}
+        return float(loss.detach()), found
 
     return compute
 

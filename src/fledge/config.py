@@ -163,6 +163,16 @@ class TrainConfig(_Section):
     max_tokens: int = Field(2048, ge=8, description="a row longer than this is left out and counted, never cut")
     dtype: Literal["auto", "bfloat16", "float32"] = Field("auto", description="of frozen weights and activations")
     checkpoint_s: float = Field(60.0, ge=0, description="seconds between checkpoints; 0 writes one after every step")
+    eval_every: Annotated[float, Field(ge=0, le=1000)] | Auto = Field(
+        "auto", description="epochs from one look at the held-out rows to the next; 0 looks at the end alone"
+    )
+    patience: Annotated[int, Field(ge=1)] | Auto | None = Field(
+        "auto", description="ends the run after so many looks at held-out rows without a lower loss; null never does"
+    )
+    keep: Literal["auto", "best", "last"] = Field(
+        "auto",
+        description="hand over the state with the lowest held-out loss that was seen, or that of the last step",
+    )
     seed: int = Field(0, ge=0, description="seed of the adapter, the split and the order of rows")
 
     @field_validator("layers", mode="before")
@@ -189,6 +199,8 @@ class PreferenceConfig(_Section):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs that may be the wrong way round")
     gamma: float = Field(0.5, ge=0, le=10, description="simpo: by how much a chosen answer has to be ahead")
     sft_weight: float = Field(0.0, ge=0, le=100, description="adds so many times the loss of the chosen answers")
+    margin: float = Field(0.0, ge=0, le=10, description="reward: by how much a chosen answer has to be ahead")
+    centre_weight: float = Field(0.01, ge=0, le=100, description="reward: how much scores are kept around 0")
     good_weight: Annotated[float, Field(gt=0, le=100)] | Auto = Field("auto", description="kto: of a good answer")
     bad_weight: Annotated[float, Field(gt=0, le=100)] | Auto = Field("auto", description="kto: of a bad answer")
 
@@ -217,10 +229,10 @@ class Config(_Section):
     """Everything a project can be told. An unknown key is an error that names the nearest known one."""
 
     model: str = Field("smollm2-135m", description="catalog name, hub id, folder or .gguf")
-    objective: Literal["sft", "text", "dpo", "ipo", "orpo", "simpo", "kto"] = Field(
+    objective: Literal["sft", "text", "dpo", "ipo", "orpo", "simpo", "kto", "reward"] = Field(
         "sft",
         description="sft: answers; text: documents, every token (continued pre-training); dpo, ipo, orpo, simpo: pairs "
-        "of a better and a worse answer; kto: answers judged good or bad",
+        "of a better and a worse answer; kto: answers judged good or bad; reward: pairs, to score answers",
     )
     method: Literal["lora", "qlora", "full"] = Field(
         "lora",

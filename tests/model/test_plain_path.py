@@ -243,6 +243,11 @@ def test_what_the_build_tells_of_the_head_is_what_is_found(tmp_path: Path, kind:
     model = load_model(weights, dtype=torch.float32)
     assert isinstance(model, PlainModel)
     assert prepare_plain(weights) == (model._head.kind == "all")
+    if model._head.kind == "all":
+        with pytest.raises(ModelError, match="gives no hidden states"):
+            model.add_scalar_head()
+    else:
+        assert model.add_scalar_head().shape == model.hidden(single(torch.tensor([3, 4, 5]))).shape[1:]
 
 
 def test_an_adapter_that_the_model_goes_past_is_withdrawn_and_named(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ KNOBS = PreferenceConfig(
     beta=0.3, gamma=0.4, label_smoothing=0.1, sft_weight=0.2, good_weight=1.0, bad_weight=1.5
 ).model_dump()
 BARE = PreferenceConfig(beta=0.1, good_weight=1.0, bad_weight=1.0).model_dump()
-PAIRED = [name for name in OBJECTIVES if LEARNS_FROM[name] == "pairs"]
+PAIRED = [name for name, aim in OBJECTIVES.items() if LEARNS_FROM[name] == "pairs" and not aim.judges]
 
 
 def sigmoid(x: float) -> float:

@@ -67,6 +67,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+def pairs(project: Path, name: str) -> None:
+    rows = [{"prompt": f"<cv> {n}?", "chosen": f"fox {n} <cv>", "rejected": f"dog {n}"} for n in range(12)]
+    (project / "data" / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def trained(project: Path, *knobs: str) -> Any:
     tune(project, load_config(project, [*KNOBS, *knobs]))
     return open_run(project, list_runs(project)[-1])
@@ -142,9 +147,7 @@ def test_it_goes_on_bit_by_bit(made: Path, knobs: list[str]) -> None:
 
 
 def test_preferences_compare_with_the_model_as_it_was(made: Path) -> None:
-    path = made / "data" / "pairs.jsonl"
-    pairs = [{"prompt": f"<cv> {n}?", "chosen": f"fox {n} <cv>", "rejected": f"dog {n}"} for n in range(12)]
-    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    pairs(made, "pairs.jsonl")
     knobs = ["objective=dpo", "data.train=data/pairs.jsonl", "data.add_tokens=['<cv>']", "data.eval=none"]
     summary = tune(made, load_config(made, [*knobs, "train.epochs=6"]))
     assert summary["loss_first"] == pytest.approx(0.6931, abs=1e-4)
@@ -169,6 +172,7 @@ def test_the_forecast_says_what_learns_and_counts_the_rows(made: Path) -> None:
     ("knobs", "words"),
     [
         (["method=qlora", "model=./model.gguf"], "qlora is served on top of its base file"),
+        (["objective=reward", "data.train=data/two.jsonl"], "objective reward hands over an adapter alone"),
         (["train.dora=true"], "on the fast path only, and DoRA"),
         (["train.top_layers=1"], "train.top_layers leaves the embedding as it is"),
         (["train.layers=1"], "train.layers leaves the embedding as it is"),
@@ -178,9 +182,10 @@ def test_the_forecast_says_what_learns_and_counts_the_rows(made: Path) -> None:
     ],
 )
 def test_what_cannot_be_had_is_refused_in_a_line(made: Path, knobs: list[str], words: str) -> None:
+    pairs(made, "two.jsonl")
     before = len(list_runs(made))
     with pytest.raises(ConfigError, match=words.replace("|", r"\|")) as caught:
-        prepare(made, load_config(made, [*KNOBS, *knobs]))
+        prepare(made, load_config(made, [*KNOBS, "data.eval=none", *knobs]))
     assert "\n" not in str(caught.value) and len(list_runs(made)) == before
 
 

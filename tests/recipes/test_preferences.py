@@ -18,7 +18,7 @@ from fledge.recipes.forecast import forecast
 from fledge.recipes.setup import build, prepare, refer
 from fledge.recipes.tune import Listener, resume, tune
 from fledge.training import log
-from fledge.training.aims import aim_of
+from fledge.training.aims import aim_of, unheard
 from tiny import save_project
 
 PAIRED = ("dpo", "ipo", "simpo", "orpo")
@@ -195,4 +195,7 @@ def test_a_knob_that_says_nothing_to_the_objective_is_told(tmp_path: Path) -> No
     knobs = ["preference.gamma=1.0", "preference.label_smoothing=0.1", "preference.bad_weight=2"]
     notes = prepare(project, load_config(project, knobs)).notes
     assert "WARNING: preference.gamma, preference.bad_weight: says nothing to dpo" in notes
-    assert not any("says nothing" in note for note in prepare(project, load_config(project)).notes)
+    for knobs in ([], ["objective=sft", "data.format=preference"]):
+        setup = prepare(project, load_config(project, knobs))
+        assert not any("says nothing" in note for note in setup.notes)
+        assert not unheard(setup.config), "nor when the run is gone on with"

@@ -13,6 +13,7 @@ import torch
 
 from fledge.config import PreferenceConfig
 from fledge.data.course import plain
+from fledge.data.ends import read_at_end
 from fledge.data.mismatched import mismatched
 from fledge.data.wanted import LEARNS_FROM, UNITS
 from fledge.objective import OBJECTIVES
@@ -45,6 +46,8 @@ def rows_of(name: str) -> tuple[list[Example], list[Example]]:
     examples = random_examples(32 * UNITS[LEARNS_FROM[name]])
     if LEARNS_FROM[name] == "answers":
         return examples, []
+    if OBJECTIVES[name].judges:
+        return [read_at_end(e) for e in examples], []
     columns = [{"reference": -7.3 * e.num_taught, "label": float(i % 3 == 0)} for i, e in enumerate(examples)]
     examples = [replace(e, columns=own) for e, own in zip(examples, columns, strict=True)]
     return examples, mismatched(examples, limit=64) if LEARNS_FROM[name] == "judged" else []
@@ -54,7 +57,10 @@ def rows_of(name: str) -> tuple[list[Example], list[Example]]:
 @pytest.mark.parametrize("name", DISTINCT)
 def test_the_losses_are_the_recorded_ones(name: str, tmp_path: Path) -> None:
     model = load_tiny(save_tiny_model(tmp_path / "model"))
-    optimizer = adamw(model.parameters(), weight_decay=0.01)
+    parameters = model.parameters()
+    if OBJECTIVES[name].judges:
+        parameters["score"] = model.add_scalar_head()
+    optimizer = adamw(parameters, weight_decay=0.01)
     plan = Plan(STEPS, 0, Schedule(1e-2, STEPS, 0.1), 1.0, 1e9, lambda step: None)
     course = plain(32, seed=0)
     aim = OBJECTIVES[name]

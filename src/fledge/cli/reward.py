@@ -1,4 +1,4 @@
-"""fledge reward: rewards tried before anything is trained on them."""
+"""fledge reward: rewards tried before anything is trained on them, and models that score answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fledge.cli.options import HERE, AsJson, ProjectDir
+from fledge.cli.options import HERE, AsJson, ProjectDir, Run
 
 if TYPE_CHECKING:
     from fledge.rewards.trial import Figures, Trial
@@ -57,6 +57,50 @@ def try_(
         _draw(trial)
     if trial.verdict.refuses:
         raise typer.Exit(2)
+
+
+@app.command()
+def score(
+    run: Run,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows with answers, or pairs of answers.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where to; default: in runs/answers/.")
+    ] = None,
+    project: ProjectDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Score answers with a run of objective: reward; of pairs, tell how often the better one gets more.
+
+    Example: fledge reward score latest data/pairs.jsonl -C my-model
+    """
+    from fledge.cli.output import Bars, emit, percent, say
+    from fledge.config import FILE_NAME, Config
+    from fledge.config_file import load_config
+    from fledge.model.process import prepare_process
+
+    prepare_process()
+    from fledge.project import find_run
+    from fledge.recipes import judge as judging
+    from fledge.recipes.measure import answers_file
+
+    config = load_config(project) if (project / FILE_NAME).is_file() else Config()
+    judge = judging.Judge(project, find_run(project, run))
+    with Bars() as bars:
+        scores = judging.score_file(
+            judge, file, config, project=project, progress=lambda done, total: bars("scoring answers", done, total)
+        )
+    out = out or answers_file(project, f"{judge.name}-scores-{file.stem}")
+    judging.write_scores(scores, out)
+    told = judging.as_json(judge, scores, file, out)
+    if as_json:
+        emit(told)
+        return
+    say(f"{told['rows']} rows, score {told['mean']:.3f} in the mean")
+    if told["pairs"]:
+        low, high = told["interval"]
+        say(f"the better answer gets more in {percent(told['accuracy'])} of {told['pairs']} pairs "
+            f"({percent(low)} to {percent(high)}), by {told['margin']:.3f} in the mean")  # fmt: skip
+    say(f"every score: {out}")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -58,14 +58,20 @@ def with_progress(work: Any) -> dict[str, Any]:
     from fledge.recipes.tune import Listener
 
     with Bar("training") as bar:
+        held_out = ""
 
         def on_step(step: Any) -> None:
             rate = step.tokens_effective / step.seconds
             told = "".join(f"  {name} {step.metrics[name]:.2f}" for name in ("accuracy",) if name in step.metrics)
-            bar(step.step, step.steps, note=f"loss {step.loss:.3f}{told}  {rate:,.0f} tokens/s")
+            bar(step.step, step.steps, note=f"loss {step.loss:.3f}{held_out}{told}  {rate:,.0f} tokens/s")
+
+        def on_evaluation(evaluation: Any) -> bool:
+            nonlocal held_out
+            held_out = f"  held-out {evaluation.loss:.3f}"
+            return False
 
         try:
-            result: dict[str, Any] = work(Listener(say=say, step=on_step))
+            result: dict[str, Any] = work(Listener(say=say, step=on_step, evaluated=on_evaluation))
         except KeyboardInterrupt:
             say("stopped. Go on with: fledge train --resume latest (and -C DIR, if you gave one)")
             raise
@@ -94,7 +100,9 @@ def _tell(summary: dict[str, Any]) -> None:
         f"{summary['tokens_per_s']:,.0f} tokens/s (prefixes shared {summary['sharing']:.2f} times)"
     )
     say(f"memory   {megabytes(summary['peak_rss_bytes'])} at most")
-    if summary.get("exportable", True):
+    if summary["objective"] == "reward":
+        say("next     fledge reward score latest FILE   or, as a reward: fledge reward try model:latest")
+    elif summary.get("exportable", True):
         say("next     fledge export latest   then: fledge chat latest")
     else:
         opens = "PEFT opens the adapter" if summary["adapter"] else f"transformers opens {summary['model']}"

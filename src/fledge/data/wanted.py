@@ -21,6 +21,7 @@ LEARNS_FROM: Mapping[str, RowKind] = {
     "orpo": "pairs",
     "simpo": "pairs",
     "kto": "judged",
+    "reward": "pairs",
 }
 UNITS: Mapping[RowKind, int] = {"answers": 1, "pairs": 2, "judged": 1}
 WANTED: Mapping[RowKind, str] = {
@@ -29,7 +30,7 @@ WANTED: Mapping[RowKind, str] = {
 }
 # Which objective learns all of a record.
 FITTING: Mapping[type, str] = {
-    Preference: "dpo (or ipo, orpo, simpo), which learns from both answers",
+    Preference: "dpo (or ipo, orpo, simpo, reward), which learns from both answers",
     Judged: "kto, which learns from good answers and from bad ones",
     Conversation: "sft, which learns the answers",
     Problem: "sft, which learns the answers",

@@ -43,6 +43,13 @@ def effective_rows(values_R: npt.NDArray[np.float64], group_R: npt.NDArray[np.in
     return float(np.clip(rows * variance / grouped, fewest, rows)) if grouped else float(rows)
 
 
+def share_of(values: Sequence[float], groups: Sequence[str | None]) -> tuple[float, Interval]:
+    """Return the mean of values of 0 to 1, one a row, and its 95 % interval given the rows' groups."""
+    values_R = np.array(values, dtype=np.float64)
+    share = float(values_R.mean())
+    return share, wilson(share, effective_rows(values_R, number_groups(groups)))
+
+
 def wilson(share: float, rows: float) -> Interval:
     """Return the 95 % score interval of a share seen in `rows` independent rows (Wilson, JASA 22, 1927, 209-212).
 

@@ -1,9 +1,10 @@
 """A LoRA adapter in the layout of the PEFT library, so that its files open there and the other way round.
 
 Layout: `adapter_config.json` and `adapter_model.safetensors` with keys
-`base_model.model.<module>.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank]. Rows of added tokens are PEFT's
-`trainable_token_indices`: `base_model.model.<module>.token_adapter.trainable_tokens_delta` [tokens, width], the rows
-themselves in spite of the name.
+`base_model.model.<module>.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank]. An adapter that scores has
+`base_model.model.score.weight` [1, width] as well, the head of transformers' sequence classifiers with one label.
+Rows of added tokens are PEFT's `trainable_token_indices`, their tensors called
+`base_model.model.<module>.token_adapter.trainable_tokens_delta` [tokens, width]: the rows themselves, for all the name.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ SIDES = (".lora_A.weight", ".lora_B.weight")
 # DoRA's length of every row of the merged weight
 MAGNITUDE = ".lora_magnitude_vector"
 TOKEN_ROWS, TOKEN_IDS = ".token_adapter.trainable_tokens_delta", "trainable_token_indices"
+# What transformers calls the layer that scores, and so what an adapter file and a checkpoint call it.
+SCORE = "score"
+HEAD = f"{PREFIX}{SCORE}.weight"
+# What else than matrices PEFT says that it saves of such an adapter; the other name is that of encoders.
+HEADS = ([SCORE], ["classifier", SCORE])
 
 # Features of PEFT that change what the two matrices mean: the value under which they are off.
 _OFF: dict[str, Any] = {
@@ -53,6 +59,7 @@ class Adapter:
     With `invocation_tokens` it does so only from where these ids stand for the last time (aLoRA, arXiv 2504.12397).
     token_rows: rows [tokens, width] that stand in the place of those of `token_ids`, by the Hugging Face name of their
     weight: the embedding, and the head where it is another one.
+    score [width]: it gives an answer a number, h score, h the last hidden state where the answer has ended.
     """
 
     rank: int
@@ -63,6 +70,7 @@ class Adapter:
     tensors: dict[str, NDArray[np.float32]]
     use_dora: bool = False
     invocation_tokens: tuple[int, ...] = ()
+    score: NDArray[np.float32] | None = None
     token_ids: tuple[int, ...] = ()
     token_rows: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
@@ -119,6 +127,9 @@ def save_adapter(adapter: Adapter, folder: Path, *, beside: Callable[[Path], Non
         config |= {"layers_to_transform": layers}
     rows = {token_rows_key(name): values for name, values in adapter.token_rows.items()}
     tensors = {name: np.ascontiguousarray(values) for name, values in sorted((adapter.tensors | rows).items())}
+    if adapter.score is not None:
+        config |= {"task_type": "SEQ_CLS", "modules_to_save": [SCORE]}
+        tensors[HEAD] = adapter.score[None]
     with staged_folder(folder) as staging:
         text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         (staging / CONFIG_NAME).write_text(text, encoding="utf-8")
@@ -145,6 +156,10 @@ def load_adapter(folder: Path) -> Adapter:
     Raises one ModelError `model.bad_adapter` with everything that keeps it from being used.
     """
     config = _read_config(folder)
+    tensors = _read_tensors(folder)
+    score = None
+    if config.get("modules_to_save") in HEADS:
+        score, config["modules_to_save"] = tensors.pop(HEAD, np.zeros(0, np.float32)), None
     problems = [
         f"{key} is {config[key]!r}, only {off!r} can be used"
         for key, off in _OFF.items()
@@ -157,9 +172,10 @@ def load_adapter(folder: Path) -> Adapter:
     if not isinstance(alpha, int | float) or not abs(alpha) < MAX_ALPHA:
         problems.append(f"lora_alpha is {alpha!r}, not a number")
         alpha = 0.0
-    tensors = _read_tensors(folder)
     rows = {name: tensors.pop(name) for name in list(tensors) if name.endswith(TOKEN_ROWS)}
     ids = _ids_of(config.get(TOKEN_IDS), rows, problems)
+    if score is not None and (score.ndim != 2 or len(score) != 1 or not np.isfinite(score).all()):
+        problems.append(f"'{HEAD}' is missing or not one finite row")
     problems += _misfits(tensors, rank, dora=config.get("use_dora") is True) if rank else []
     if problems:
         raise _bad(folder, problems)
@@ -175,6 +191,7 @@ def load_adapter(folder: Path) -> Adapter:
         tensors=tensors,
         token_ids=ids,
         token_rows={f"{name[len(PREFIX) :].removesuffix(TOKEN_ROWS)}.weight": held for name, held in rows.items()},
+        score=None if score is None else score[0],
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fledge.model.adapter import Adapter
 from fledge.model.extended import Extended
 from fledge.model.lora import LoraSettings
 from fledge.model.safetensors_file import write_safetensors
+from fledge.model.scalar_head import ScalarHead
 from fledge.model.shape import Shape
 from fledge.model.tokens import TreeTokens
 from fledge.model.weights import SINGLE_NAME, Weights
@@ -24,7 +25,7 @@ from fledge.model.weights import SINGLE_NAME, Weights
 class CausalModel(ABC):
     """A causal language model that can carry one adapter, or be trained itself; frozen until one of the two.
 
-    path: in words, how it is computed.
+    path: in words, how it is computed. scalar_head: gives a number for a hidden state, where an objective needs one.
 
     Shapes: N tokens of a tree, C tokens of a context, U scored tokens, D width, V vocabulary.
     """
@@ -32,6 +33,7 @@ class CausalModel(ABC):
     shape: Shape
     dtype: torch.dtype
     path: str
+    scalar_head: ScalarHead | None = None
 
     @abstractmethod
     def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
@@ -39,6 +41,14 @@ class CausalModel(ABC):
 
         Raises ModelError where a target matches nothing.
         """
+
+    def add_scalar_head(self) -> nn.Parameter:
+        """Put a head beside the LM head that gives a number for each hidden state; return its weights, all zero.
+
+        Raises ModelError where the model gives no hidden states.
+        """
+        self.scalar_head = ScalarHead(self.shape.width, self.dtype)
+        return self.scalar_head.weight
 
     @abstractmethod
     def train_weights(self, weights: Weights, span: range | None, *, masters: torch.dtype = torch.float32) -> None:
@@ -59,7 +69,7 @@ class CausalModel(ABC):
 
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return what is trained, by name."""
+        """Return what is trained of the adapter, by name."""
 
     @abstractmethod
     def gradients(self) -> dict[str, Tensor]:
@@ -109,6 +119,11 @@ class CausalModel(ABC):
         """Compute the prompts' keys and values once for the whole run. The fast path only."""
         raise AssertionError("the plain path remembers nothing")
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Forget when the block ends what is remembered inside it; what was remembered before is there again."""
+        yield
+
     def prompt_context(self, place_C: Tensor) -> Any:
         """Return remembered prompts as a context for `hidden`."""
         raise AssertionError("the plain path remembers nothing")
@@ -137,7 +152,7 @@ class CausalModel(ABC):
         return self.logit_softcap * torch.tanh(logits / self.logit_softcap) if self.logit_softcap else logits
 
     def adapter(self, settings: LoraSettings, *, base_name: str) -> Adapter:
-        """Return a copy of the adapter in PEFT's layout, float32."""
+        """Return a copy of the adapter, and of the head that scores, in PEFT's layout, float32."""
         tensors = {name: t.detach().float().contiguous().numpy().copy() for name, t in self.adapter_tensors().items()}
         return Adapter(
             rank=settings.rank,
@@ -149,14 +164,24 @@ class CausalModel(ABC):
             tensors=tensors,
             token_ids=tuple(self.token_ids),
             token_rows={name: t.detach().float().contiguous().numpy().copy() for name, t in self.token_rows().items()},
+            score=None if self.scalar_head is None else self.scalar_head.weight.detach().float().numpy().copy(),
         )
 
     @torch.no_grad()
     def load_adapter(self, adapter: Adapter) -> None:
-        """Copy the matrices of `adapter` into this model's. Raises ModelError where they are not the same ones."""
+        """Copy the matrices of `adapter`, and its head where it scores, into this model's.
+
+        Raises ModelError where they are not the same ones.
+        """
         own = self.adapter_tensors()
         if set(own) != set(adapter.tensors):
             odd = sorted(set(own) ^ set(adapter.tensors))
             raise ModelError("model.bad_adapter", f"{len(odd)} tensors do not match the model, for one {odd[0]}.")
         for name, tensor in own.items():
             tensor.copy_(torch.from_numpy(adapter.tensors[name]))
+        if adapter.score is not None:
+            head = self.add_scalar_head()
+            if len(adapter.score) != len(head):
+                what = f"its head has {len(adapter.score)} numbers, the model's hidden states {len(head)}."
+                raise ModelError("model.bad_adapter", what)
+            head.copy_(torch.from_numpy(adapter.score))

@@ -105,6 +105,8 @@ def _check(adapters: Sequence[Adapter], recipe: Recipe) -> None:
         problem = "one of them is DoRA, whose lengths cannot be added up"
     elif len({adapter.invocation_tokens for adapter in adapters}) > 1:
         problem = "some act only after the prompt and others everywhere"
+    elif any(adapter.score is not None for adapter in adapters):
+        problem = "one of them scores answers, and two heads add up to none"
     shapes: dict[str, tuple[int, int]] = {}
     for adapter in adapters:
         for name, (a, b) in adapter.pairs().items():

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from fledge.errors import ModelError
 from fledge.model import attention, lora
 from fledge.model.causal import CausalModel
 from fledge.model.engine.head import tile_rows, token_logps
 from fledge.model.engine.kernels import Kernels, sums_dtype
 from fledge.model.lora import LoraSettings
+from fledge.model.scalar_head import ScalarHead
 from fledge.model.shape import Shape
 from fledge.model.tokens import TreeTokens
 from fledge.model.weights import Weights
@@ -74,6 +76,16 @@ class PlainModel(CausalModel):
 
     def trained_tensors(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self._trained.items()}
+
+    def add_scalar_head(self) -> nn.Parameter:
+        if self._head.kind == "all":
+            raise ModelError(
+                "model.unsupported",
+                f"transformers' {type(self.network).__name__} gives no hidden states that a score could be read from.",
+                remedy="Choose another model.",
+            )
+        self.scalar_head = ScalarHead(self.head.shape[1], self.dtype)
+        return self.scalar_head.weight
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return self._trained or dict(lora.matrices(self.network))

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from fledge.objective import preference
+from fledge.objective.reward import reward
 from fledge.objective.scored import Before, Loss, Objective
 from fledge.objective.sft import sft
 
@@ -17,7 +18,7 @@ class Aim:
     """An objective as it is chosen by name: `function` with the knobs that it can be told by name in `terms`.
 
     reference: it compares with the model as it was. beta: what that knob is where nobody says. facts: finds what it has
-    to know of a whole step, and is told `facts_terms`.
+    to know of a whole step, and is told `facts_terms`. judges: it learns to score answers, each where it has ended.
     """
 
     function: Callable[..., Loss]
@@ -26,6 +27,7 @@ class Aim:
     beta: float = 0.1
     facts: Callable[..., Any] | None = None
     facts_terms: tuple[str, ...] = ()
+    judges: bool = False
 
     def make(self, knobs: Mapping[str, float]) -> Objective:
         """Return the objective under resolved `knobs`, of which it takes its own."""
@@ -51,4 +53,5 @@ OBJECTIVES: Mapping[str, Aim] = {
         facts=preference.kl_reward,
         facts_terms=("beta",),
     ),
+    "reward": Aim(reward, ("margin", "label_smoothing", "centre_weight"), judges=True),
 }

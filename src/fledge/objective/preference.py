@@ -25,7 +25,7 @@ def dpo(scored: Scored, *, beta: float, label_smoothing: float = 0.0, sft_weight
     Direct preference optimization: Rafailov et al. 2023, arXiv 2305.18290, eq. 7; label smoothing e, the share of pairs
     that may be the wrong way round: Mitchell 2023, "conservative DPO". `sft_weight`: see `_with_sft`.
     """
-    chosen, rejected = _pairs(beta * (scored.sums_S() - scored.columns_S["reference"]))
+    chosen, rejected = pairs_of(beta * (scored.sums_S() - scored.columns_S["reference"]))
     margin = chosen - rejected
     losses = -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
     return _with_sft(scored, losses, chosen, rejected, sft_weight)
@@ -38,7 +38,7 @@ def ipo(scored: Scored, *, beta: float, sft_weight: float = 0.0) -> Loss:
     its authors advise for answers of different lengths.
     """
     ratio = (scored.sums_S() - scored.columns_S["reference"]) / scored.lengths_S()
-    chosen, rejected = _pairs(ratio)
+    chosen, rejected = pairs_of(ratio)
     losses = (chosen - rejected - 1 / (2 * beta)) ** 2
     return _with_sft(scored, losses, beta * chosen, beta * rejected, sft_weight)
 
@@ -48,7 +48,7 @@ def simpo(scored: Scored, *, beta: float, gamma: float, label_smoothing: float =
 
     Simple preference optimization: Meng et al. 2024, arXiv 2405.14734, eq. 6.
     """
-    chosen, rejected = _pairs(beta * scored.sums_S() / scored.lengths_S())
+    chosen, rejected = pairs_of(beta * scored.sums_S() / scored.lengths_S())
     margin = chosen - rejected - gamma
     losses = -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
     return _with_sft(scored, losses, chosen, rejected, sft_weight)
@@ -61,8 +61,8 @@ def orpo(scored: Scored, *, beta: float) -> Loss:
     2024, arXiv 2403.07691, eq. 4 to 7 (its lambda is beta here).
     """
     mean = scored.sums_S() / scored.lengths_S()
-    chosen, rejected = _pairs(mean)
-    odds_chosen, odds_rejected = _pairs(mean - _log_of_rest(mean))
+    chosen, rejected = pairs_of(mean)
+    odds_chosen, odds_rejected = pairs_of(mean - _log_of_rest(mean))
     losses = -chosen - beta * logsigmoid(odds_chosen - odds_rejected)
     return _with_sft(scored, losses, beta * chosen, beta * rejected, 0.0)
 
@@ -82,7 +82,7 @@ def kto(scored: Scored, *, beta: float, good_weight: float, bad_weight: float) -
     )
     ahead = torch.where(good, reward - z, z - reward)
     metrics = {
-        "accuracy": _right(ahead),
+        "accuracy": right(ahead),
         "kl": Mean(z / beta, 1.0),
         "reward_good": Mean.of(reward[good]),
         "reward_bad": Mean.of(reward[~good]),
@@ -95,7 +95,7 @@ def kl_reward(aside: Scored, *, beta: float) -> dict[str, Mean]:
     return {KL_REWARD: Mean.of(beta * (aside.sums_S() - aside.columns_S["reference"]))}
 
 
-def _pairs(values_S: Tensor) -> tuple[Tensor, Tensor]:
+def pairs_of(values_S: Tensor) -> tuple[Tensor, Tensor]:
     return values_S[0::2], values_S[1::2]
 
 
@@ -105,11 +105,11 @@ def _with_sft(scored: Scored, losses: Tensor, chosen: Tensor, rejected: Tensor, 
     The second term keeps chosen answers likely (Pang et al. 2024, arXiv 2404.19733, eq. 2). chosen, rejected: rewards.
     """
     if sft_weight:
-        losses = losses - sft_weight * _pairs(scored.sums_S() / scored.lengths_S())[0]
-    likely_chosen, likely_rejected = _pairs((scored.sums_S() / scored.lengths_S()).detach())
+        losses = losses - sft_weight * pairs_of(scored.sums_S() / scored.lengths_S())[0]
+    likely_chosen, likely_rejected = pairs_of((scored.sums_S() / scored.lengths_S()).detach())
     metrics = {
-        "likelier": _right(likely_chosen - likely_rejected),
-        "accuracy": _right(chosen - rejected),
+        "likelier": right(likely_chosen - likely_rejected),
+        "accuracy": right(chosen - rejected),
         "margin": Mean.of(chosen - rejected),
         "reward_chosen": Mean.of(chosen),
         "reward_rejected": Mean.of(rejected),
@@ -117,7 +117,7 @@ def _with_sft(scored: Scored, losses: Tensor, chosen: Tensor, rejected: Tensor, 
     return Loss(losses.sum() / scored.step_rows, metrics)
 
 
-def _right(ahead: Tensor) -> Mean:
+def right(ahead: Tensor) -> Mean:
     """Return the share that is above 0; what is 0, as all is before the first step, counts a half, as a guess would."""
     return Mean.of((ahead > 0).to(ahead.dtype) + 0.5 * (ahead == 0).to(ahead.dtype))
 

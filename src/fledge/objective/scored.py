@@ -17,6 +17,8 @@ class Scored:
     counts. columns_S: per-sequence numbers (label, advantage, reference, ...); the sequences of a row stand together.
     step_weight: the sum of weight_M over the whole optimizer step, all pieces and processes; step_rows: the rows of it.
     Dividing by one of them makes the sum over pieces exact. facts: what was found of the whole step beforehand.
+    tokens_M: numbers of the supervised tokens by name (log p under the policy that was sampled from, ...).
+    values_M: what the scalar head gives for the hidden state that predicts each supervised token, with gradient.
     """
 
     logps_M: Tensor
@@ -27,6 +29,14 @@ class Scored:
     num_sequences: int = 1
     step_rows: int = 1
     facts: Mapping[str, float] = field(default_factory=dict)
+    tokens_M: Mapping[str, Tensor] = field(default_factory=dict)
+    values_M: Tensor | None = None
+
+    def last_values_S(self) -> Tensor:
+        """Return what the scalar head gives before each sequence's last supervised token."""
+        assert self.values_M is not None, "the objective needs a scalar head"
+        last_S = torch.bincount(self.sequence_M, minlength=self.num_sequences).cumsum(0) - 1
+        return self.values_M[last_S]
 
     def sums_S(self) -> Tensor:
         """Return the log-probability of each sequence's taught tokens, sum(w logp)."""

@@ -47,7 +47,7 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
         remedy = "Give fewer, or leave it out for all."
     elif train.top_layers is not None and train.after_prompt:
         problem = "train.top_layers and train.after_prompt exclude each other."
-    elif train.after_prompt and aim_of(config).facts:
+    elif train.after_prompt and (aim_of(config).facts or aim_of(config).judges):
         problem = f"objective {config.objective} and train.after_prompt exclude each other."
     elif train.after_prompt and plain:
         problem = f"train.after_prompt needs the fast path, and {plain}."
@@ -66,6 +66,9 @@ def _check_full(config: Config, plain: str) -> None:
     problem, remedy = "", "Leave it out, or take method: lora."
     if told:
         problem = f"it has no adapter, to which {', '.join(told)} would belong."
+    elif aim_of(config).judges:
+        problem = f"objective {config.objective} learns an adapter and a head beside it."
+        remedy = "Take method: lora or qlora."
     elif train.masters == "bfloat16" and train.optimizer != "adamw8bit":
         problem = "train.masters=bfloat16 needs an optimizer that rounds by chance."
         remedy = "Add train.optimizer=adamw8bit."
@@ -89,6 +92,8 @@ def _check_added(config: Config, plain: str) -> None:
     if config.method == "qlora":
         problem = "qlora is served on top of its base file as it is, which has no rows for added tokens."
         remedy = "Take method: lora, or leave the tokens out."
+    elif aim_of(config).judges:
+        problem = f"objective {config.objective} hands over an adapter alone, whose base does not know added tokens."
     elif plain:
         problem = f"their rows are trained on the fast path only, and {plain}."
     elif frozen:

@@ -41,6 +41,8 @@ METRICS = {
     "accuracy": ("Told apart", "share of rows whose better answer has the higher reward"),
     "likelier": ("Likelier", "share of rows whose better answer has the higher log-probability per token"),
     "margin": ("Margin", "reward of the better answer less that of the worse"),
+    "score_chosen": ("Score of better answers", "any number; higher is better"),
+    "score_rejected": ("Score of worse answers", "any number; lower is better"),
     "reward_chosen": ("Reward of better answers", "0 is as likely as before"),
     "reward_rejected": ("Reward of worse answers", "0 is as likely as before"),
     "reward_good": ("Reward of good answers", "0 is as likely as before"),
@@ -120,6 +122,8 @@ def _about(told: Told) -> str:
 
 def _verdict(told: Told) -> str:
     verdict = told.verdict
+    if told.knobs.get("objective") == "reward":
+        return _told_apart(told)
     if not verdict:
         return _absent("Not measured yet.", _command(told, "eval", f"--against {told.knobs.get('model', 'MODEL')}"))
     if verdict["interval"] is None:
@@ -143,6 +147,14 @@ def _verdict(told: Told) -> str:
     )
 
 
+def _told_apart(told: Told) -> str:
+    """Return what a model that scores answers is worth: how often it finds the better one of held-out pairs."""
+    share = told.summary.get("eval_metrics", {}).get("accuracy")
+    if share is None:
+        return _absent("Nothing was held out to measure with.", _command(told, "reward score", "FILE"))
+    return f'<p class="headline">The better one of two held-out answers gets the higher score in {_percent(share)}.</p>'
+
+
 def _measure(key: str, words: str, sides: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for tone, side in sides.items():
@@ -157,6 +169,8 @@ def _measure(key: str, words: str, sides: Mapping[str, Mapping[str, Any]]) -> st
 
 
 def _answers(told: Told) -> str:
+    if told.knobs.get("objective") == "reward":
+        return _absent("It scores answers and gives none.")
     if not told.answers:
         return _absent("Its answers were not kept." if told.verdict else "It was not asked yet.")
     wrong = sum(not row["correct"] for row in told.answers)
@@ -208,14 +222,26 @@ def _curves(told: Told) -> str:
         return _absent("Fewer than two steps are done: there is no curve to draw yet.")
     held_out, clip = told.summary.get("eval_loss"), told.knobs.get("train", {}).get("clip_norm")
     first, last = (f"{told.steps[i]['loss']:.3g}" for i in (0, -1))
-    words = f"from {first} to {last}. Thin: each step; thick: their mean."
+    words = (
+        f"from {first} to {last}. Thin: each step; thick: their mean{'; dots: held-out rows' * bool(told.evaluations)}."
+    )
     held_out_mark = _held_out_marks(told, "loss", held_out)
     clip_mark = {} if clip is None else {f"clipped at {clip:g}": clip}
     large = _figure(told, "loss", "Loss", words, held_out_mark)
     small = "".join(_metric(told, name) for name in METRICS)
     small += _figure(told, "lr", "Learning rate", "as scheduled", {}, smoothed=False)
     small += _figure(told, "grad_norm", "Gradient norm", "before clipping", clip_mark)
-    return f'{large}{line_of_losses(told.summary)}<div class="small-multiples">{small}</div>'
+    return f'{large}{_ended(told)}{line_of_losses(told.summary)}<div class="small-multiples">{small}</div>'
+
+
+def _ended(told: Told) -> str:
+    """Return how the run ended, where it is not after its last step or with the state of that."""
+    kept, last, words = told.summary.get("kept_step"), told.steps[-1]["step"], []
+    if why := told.summary.get("stopped_early"):
+        words.append(f"Stopped after step {last} of {told.num_steps}: {why}.")
+    if kept not in (None, last):
+        words.append(f"Kept is what it was after step {kept}, where the held-out loss was lowest.")
+    return f"<p>{escape(' '.join(words))}</p>" if words else ""
 
 
 def _metric(told: Told, name: str) -> str:
@@ -240,7 +266,9 @@ def _figure(told: Told, key: str, title: str, words: str, marks: Mapping[str, fl
         return ""
     marks = {name: value for name, value in marks.items() if math.isfinite(value)}
     unit = "" if key == "loss" and told.steps[0].get("metrics") else UNITS.get(key, "")
-    drawn = curve(points, title, steps=told.num_steps, unit=unit, smoothed=smoothed, marks=marks)
+    looks = [(seen["step"], {**seen["metrics"], "loss": seen["loss"]}.get(key, math.nan)) for seen in told.evaluations]
+    dots = [(step, value) for step, value in looks if math.isfinite(value)]
+    drawn = curve(points, title, steps=told.num_steps, unit=unit, smoothed=smoothed, marks=marks, dots=dots)
     caption = f"<b>{title}</b>, {words}"
     return f'<figure id="{key}"><figcaption>{caption}</figcaption><div class="frame">{drawn}</div></figure>'
 
@@ -266,6 +294,8 @@ def _choices(told: Told) -> str:
 
 
 def _files(told: Told) -> str:
+    if told.knobs.get("objective") == "reward":
+        return _absent("It is used as it is, to score answers or as a reward.", _command(told, "reward score", "FILE"))
     if not told.files:
         return _absent("No file was released yet.", _command(told, "export"))
     numbers = "".join(f'<th class="number">{words}</th>' for words in FIGURES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from fledge.recipes.prepare import inside
 from fledge.recipes.target import serve_target
 from fledge.records import Conversation, Message, Problem, Record
 from fledge.rewards.builtin import TESTS, Handed, known
+from fledge.rewards.by_model import Worths
 from fledge.rewards.file import RewardFile
 from fledge.rewards.record import Reward, Sample, weights_for
 from fledge.rewards.trial import Figures, Trial, try_rewards
@@ -46,8 +47,8 @@ class Options:
     weights: tuple[float, ...] = ()
 
 
-def handed(config: Config) -> Handed:
-    """Return what rewards take from the scorers of evaluation and the checks of data."""
+def handed(config: Config, project: Path = Path()) -> Handed:
+    """Return what rewards take from the scorers of evaluation, the checks of data and the runs of a project."""
     template = None if config.evaluate.template is None else Template(config.evaluate.template)
     return Handed(
         scorers={name: partial(_scored, name) for name in ("number", "exact", "contains")},
@@ -56,7 +57,15 @@ def handed(config: Config) -> Handed:
         else lambda prompt, reply, answer: template.adheres(reply, _row(prompt, answer)),
         language_of=language_of,
         languages=frozenset(NAMES),
+        judge=partial(_judge, project),
     )
+
+
+def _judge(project: Path, run: str) -> Worths:
+    # Needs torch, which other rewards do without.
+    from fledge.recipes.judge import judge_named
+
+    return judge_named(project, run).worth
 
 
 def _scored(name: str, prompt: str, reply: str, answer: str) -> bool:
@@ -73,7 +82,7 @@ def open_rewards(
 ) -> Iterator[list[Reward]]:
     """Yield the rewards that `specs` name: Python files, or names of fledge's own. Files run until the block ends.
 
-    Raises ConfigError for a name that is not known, RewardError for a file that can't be used.
+    Raises ConfigError for a name that is not known, RewardError for a file that can't be used, RunError for such a run.
     """
     rewards: list[Reward] = []
     files: list[RewardFile] = []
@@ -83,7 +92,7 @@ def open_rewards(
                 files.append(RewardFile(inside(project, Path(spec)), say=say))
                 rewards += files[-1].rewards
             else:
-                rewards.append(known(spec, handed(config)))
+                rewards.append(known(spec, handed(config, project)))
         yield rewards
     finally:
         for file in files:
@@ -161,13 +170,13 @@ def bad_samples(good: Sequence[Sample]) -> list[Sample]:
             replies["half of the answer"] = half
         if other is not None:
             replies["the answer of another row"] = other.reply
-        bad += (Sample(sample.prompt, reply, sample.answer, sample.origin, what) for what, reply in replies.items())
+        bad += (replace(sample, reply=reply, what=what) for what, reply in replies.items())
     return bad
 
 
 def _sample(row: Conversation, reply: str, what: str) -> Sample:
     asked = next((message.content for message in reversed(row.prompt) if message.role == "user"), "")
-    return Sample(asked, reply, row.reply if row.answer is None else row.answer, row.origin, what)
+    return Sample(asked, reply, row.reply if row.answer is None else row.answer, row.origin, what, row.prompt)
 
 
 def _sampled(

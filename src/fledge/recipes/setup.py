@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +17,11 @@ from torch import nn
 import fledge
 from fledge.config import Config
 from fledge.data.course import Course, plan_course
+from fledge.data.ends import read_at_end
+from fledge.data.packed import PackedExamples
 from fledge.data.template import ChatTemplate
 from fledge.data.tree import Places
+from fledge.model.adapter import SCORE
 from fledge.model.causal import CausalModel
 from fledge.model.engine.decoder import held_bytes
 from fledge.model.extended import Extended, extend
@@ -90,6 +94,11 @@ class Setup:
         assert train.epochs != "auto" and train.rows_per_step != "auto"
         return num_steps(self.course.rows_per_epoch, epochs=train.epochs, rows_per_step=train.rows_per_step)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        assert self.config.train.rows_per_step != "auto"
+        return math.ceil(self.course.rows_per_epoch / self.config.train.rows_per_step)
+
 
 def prepare(
     project: Path,
@@ -107,9 +116,7 @@ def prepare(
     rows = read_project(project, config)
     weights = extend(open_weights(resolve_model(config.model, base_dir=project)), config.data.add_tokens)
     template = ChatTemplate(load_tokenizer(weights), today=today)
-    context = weights.shape.context_tokens
-    lesson = teach(rows.train, template, config, context_tokens=context)
-    held_out = teach(rows.held_out, template, config, context_tokens=context, held_out=True)
+    lesson, held_out, spread = _lessons(rows, template, config, context_tokens=weights.shape.context_tokens)
     machine = survey(say)
     torch.set_num_threads(threads or machine.threads)
     plain = plain_reason(weights, dora=config.train.dora)
@@ -126,8 +133,8 @@ def prepare(
         seed=config.train.seed,
     )
     means = _means(weights, machine, rss_bytes() + held, plain=bool(plain), all_logits=all_logits)
-    texts = bool(texts_of(rows.train))
-    resolved, choices, plan = resolve(config, examples=lesson.examples, course=course, means=means, texts=texts)
+    texts, unseen = bool(texts_of(rows.train)), held_out.examples
+    resolved, choices, plan = resolve(config, lesson.examples, unseen, course=course, means=means, texts=texts)
     notes = _notes(rows, lesson, held_out, course, config, weights, plain)
     return Setup(
         resolved,
@@ -141,9 +148,24 @@ def prepare(
         plan=plan,
         places=places,
         course=course,
-        spread=spread_of(rows.train, lesson.examples),
+        spread=spread,
         notes=(*notes, *map(str, choices)),
     )
+
+
+def _lessons(
+    rows: Rows, template: ChatTemplate, config: Config, *, context_tokens: int
+) -> tuple[Lesson, Lesson, dict[str, Any]]:
+    """Return what is taught, what is held out, and how the rows are spread."""
+    lesson = teach(rows.train, template, config, context_tokens=context_tokens)
+    held_out = teach(rows.held_out, template, config, context_tokens=context_tokens, held_out=True)
+    spread = spread_of(rows.train, lesson.examples)
+    if aim_of(config).judges:
+        # An answer is scored as a whole, where it has ended.
+        lesson, held_out = (
+            replace(part, examples=PackedExamples(map(read_at_end, part.examples))) for part in (lesson, held_out)
+        )
+    return lesson, held_out, spread
 
 
 def _means(weights: Weights, machine: Machine, process_bytes: int, *, plain: bool, all_logits: bool) -> Means:
@@ -164,7 +186,10 @@ def _notes(
     rows: Rows, lesson: Lesson, held_out: Lesson, course: Course, config: Config, weights: Weights, plain: str
 ) -> list[str]:
     """Return what a person should know before the first step, in words."""
-    notes = [*rows.notes, f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"]
+    told = f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"
+    if aim_of(config).judges:
+        told = f"{len(lesson.examples)} answers are scored, each where its turn has ended"
+    notes = [*rows.notes, told]
     notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
     notes += course.notes
     notes += _notes_of_added(lesson, weights)
@@ -228,6 +253,8 @@ def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.opt
     if isinstance(setup.weights, Extended):
         model.train_rows(setup.weights)
     parameters = model.parameters()
+    if aim_of(setup.config).judges:
+        parameters[SCORE] = model.add_scalar_head()
     return model, parameters, adamw(parameters, weight_decay=train.weight_decay, lora_plus=train.lora_plus)
 
 

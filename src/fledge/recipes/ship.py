@@ -62,6 +62,11 @@ class Finished:
         return self.config.method == "qlora"
 
     @property
+    def scores(self) -> bool:
+        """Whether it was taught to score answers, and so gives none."""
+        return self.adapter is not None and self.adapter.score is not None
+
+    @property
     def usual_types(self) -> list[str]:
         """The types that are written where nobody names one; none where the adapter alone is."""
         return [] if self.apart else list(self.config.release.quant)
@@ -185,7 +190,9 @@ def _possible(
 
 
 def _require_known(finished: Finished) -> None:
-    """Raise ExportError for an architecture that is trained on the plain path alone."""
+    """Raise ExportError for what scores answers, and for an architecture that is trained on the plain path alone."""
+    if finished.scores:
+        raise scores_only(finished.run)
     if isinstance(finished.weights, OtherWeights):
         raise ExportError(
             "model.unsupported",
@@ -195,6 +202,16 @@ def _require_known(finished: Finished) -> None:
             if finished.adapter is None
             else f"Its adapter opens in PEFT, which can merge it: {finished.run.adapter}",
         )
+
+
+def scores_only(run: RunFolder) -> ExportError:
+    """Return the error for a run that was taught to score answers where one that gives some is needed."""
+    return ExportError(
+        "model.unsupported",
+        "it scores answers and gives none: there is no GGUF file of it to make or to talk with.",
+        where=run.path.name,
+        remedy=f"Use it as it is: fledge reward score {run.number} FILE, or as the reward model:{run.number}.",
+    )
 
 
 def merge_folder(finished: Finished, out: Path) -> dict[str, Any]:

@@ -45,9 +45,11 @@ def _of_run(project: Path, run: RunFolder, say: Callable[[str], None]) -> Served
     found = _released(run)
     if found is None:
         # Needs torch for the parity gate, so it is imported only on this path.
-        from fledge.recipes.ship import export, open_run
+        from fledge.recipes.ship import export, open_run, scores_only
 
         finished = open_run(project, run)
+        if finished.scores:
+            raise scores_only(run)
         types = finished.usual_types[:1]
         say(f"{run.path.name} has no release yet: exporting {types[0] if types else 'its adapter'}")
         export(finished, types=types, with_adapter=not types, say=say)

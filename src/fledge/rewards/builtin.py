@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fledge.errors import ConfigError, nearest
 from fledge.rewards import json_schema, unit_tests
+from fledge.rewards.by_model import ByModel, Worths
 from fledge.rewards.record import Function, Known
 
 # What is longer is no answer: a runaway reply must not meet a slow regular expression.
@@ -23,17 +24,23 @@ Right = Callable[[str, str, str], bool]
 
 @dataclass(frozen=True)
 class Handed:
-    """What other rooms know, handed in: whether a reply is right by a scorer, in the template, and its language."""
+    """What other rooms know, handed in: whether a reply is right by a scorer, in the template, and its language.
+
+    judge: what the model of a run thinks of replies, given the run's name.
+    """
 
     scorers: Mapping[str, Right]
     template: Right | None
     language_of: Callable[[str], str]
     languages: frozenset[str]
+    judge: Callable[[str], Worths]
 
 
-def known(spec: str, handed: Handed) -> Known:
+def known(spec: str, handed: Handed) -> Known | ByModel:
     """Return the reward that `spec` names. Raises ConfigError for a name or a WHAT that it does not know."""
     name, _, what = spec.partition(":")
+    if name == MODEL and what:
+        return ByModel(spec, handed.judge(what))
     if name not in MAKERS:
         guess = nearest(name, list(MAKERS)) or "."
         raise ConfigError("config.bad_value", f"'{name}' is no reward{guess}", where=spec,
@@ -131,12 +138,17 @@ def _unit_tests(what: str, handed: Handed) -> Function:
     return unit_tests.passed
 
 
+def _model(what: str, handed: Handed) -> Function:
+    raise ValueError("a run that was taught to score answers is missing")
+
+
 def _refuse(what: str) -> None:
     if what:
         raise ValueError("it takes nothing behind a colon")
 
 
 TESTS = "unit_tests"
+MODEL = "model"
 MAKERS: dict[str, Callable[[str, Handed], Function]] = {
     "number": _scorer("number"),
     "exact": _scorer("exact"),
@@ -147,6 +159,7 @@ MAKERS: dict[str, Callable[[str, Handed], Function]] = {
     "length": _length,
     "language": _language,
     TESTS: _unit_tests,
+    MODEL: _model,
 }
 USAGE = (
     "number",
@@ -158,4 +171,5 @@ USAGE = (
     "length:MIN-MAX",
     "language:CODE",
     "unit_tests",
+    "model:RUN",
 )

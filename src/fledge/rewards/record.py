@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fledge.errors import ConfigError, RewardError
+from fledge.records import Message
 
 # (prompt, reply, answer) -> worth. Any finite number; 0 to 1 is what people expect.
 Function = Callable[[str, str, str], float]
@@ -17,7 +18,7 @@ SHOWN_CHARS = 60
 @dataclass(frozen=True)
 class Sample:
     """A reply to be judged. `answer` is the row's, "" where it has none; `origin` the row's file:line; `what` says in
-    words what kind of reply it is.
+    words what kind of reply it is; `messages` are all that was said before it, where `prompt` is not all.
     """
 
     prompt: str
@@ -25,6 +26,7 @@ class Sample:
     answer: str
     origin: str = ""
     what: str = "a reply"
+    messages: tuple[Message, ...] = ()
 
     @property
     def told(self) -> str:
@@ -42,6 +44,26 @@ class Reward(Protocol):
 
     def score(self, sample: Sample) -> float:
         """Return what the reply is worth, finite. Raises RewardError("reward.failed") where that can't be said."""
+
+
+@runtime_checkable
+class Together(Reward, Protocol):
+    """A reward that judges many replies faster than one by one."""
+
+    def score_all(self, samples: Sequence[Sample]) -> Iterator[float | RewardError]:
+        """Yield what each sample is worth, or why that can't be said."""
+
+
+def score_all(reward: Reward, samples: Sequence[Sample]) -> Iterator[float | RewardError]:
+    """Yield what each sample is worth to a reward, or why that can't be said, each when it is asked for."""
+    if isinstance(reward, Together):
+        yield from reward.score_all(samples)
+        return
+    for sample in samples:
+        try:
+            yield reward.score(sample)
+        except RewardError as error:
+            yield error
 
 
 @dataclass(frozen=True)

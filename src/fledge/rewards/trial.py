@@ -10,9 +10,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 
 from fledge.errors import RewardError
-from fledge.rewards.record import Reward, Sample
+from fledge.rewards.record import Reward, Sample, score_all
 
 # Rounding in a sum of weighted rewards is no difference.
 NOISE = 1e-9
@@ -95,25 +96,29 @@ def try_rewards(
     figures: list[Figures] = []
     for reward in rewards:
         errors: list[RewardError] = []
-
-        def score(sample: Sample, reward: Reward = reward, errors: list[RewardError] = errors) -> float | None:
-            nonlocal done
+        samples = [*good, *bad, *(sample for group in groups for sample in group)]
+        found = score_all(reward, samples)
+        values: list[float | None] = []
+        for _ in samples:
             done += 1
             progress(done, total)
-            if len(errors) == MAX_ERRORS:
-                return None
-            try:
-                return reward.score(sample)
-            except RewardError as error:
-                errors.append(error)
-                return None
-
-        own = _Given([*map(score, good)], [*map(score, bad)], [[*map(score, group)] for group in groups])
+            value = next(found) if len(errors) < MAX_ERRORS else None
+            if isinstance(value, RewardError):
+                errors.append(value)
+            values.append(None if isinstance(value, RewardError) else value)
+        own = _parted(values, len(good), len(bad), [len(group) for group in groups])
         given.append(own)
         figures.append(_figures(reward.name, own, errors))
     summed = _figures("total", _sum(given, weights), [])
     verdict, why = _judge(figures, summed)
     return Trial(tuple(figures), summed, verdict, why, _notes(summed) if verdict is Verdict.USABLE else ())
+
+
+def _parted(values: Sequence[float | None], good: int, bad: int, groups: Sequence[int]) -> _Given:
+    """Return what was given for so many good replies, then bad ones, then groups."""
+    rest = iter(values)
+    first, second = list(islice(rest, good)), list(islice(rest, bad))
+    return _Given(first, second, [list(islice(rest, count)) for count in groups])
 
 
 def _sum(given: Sequence[_Given], weights: Sequence[float]) -> _Given:

@@ -14,6 +14,7 @@ from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
 from fledge.records import Example
 from fledge.training.aims import aim_of, compares
+from fledge.training.looks import looks
 from fledge.training.memory_plan import FullJob, Job, MemoryPlan, plan_memory
 from fledge.training.optim import STATE_BYTES
 
@@ -26,6 +27,8 @@ TEXT_EPOCHS = 3
 TEXT_STEP_TOKENS = 2048
 # Of answers that are compared: how often, and the share of the usual learning rate (docs/decisions.md).
 COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
+# Of answers that are scored: the same share.
+SCORE_LR = 0.5
 # Share of LoRA's learning rate that all weights want.
 FULL_LR = 0.1
 # Share of the free memory that a run takes for itself where nobody says how much.
@@ -64,12 +67,19 @@ class Means:
 
 
 def resolve(
-    config: Config, *, examples: Sequence[Example], course: Course, means: Means, texts: bool = True
+    config: Config,
+    examples: Sequence[Example],
+    held_out: Sequence[Example] = (),
+    *,
+    course: Course,
+    means: Means,
+    texts: bool = True,
 ) -> tuple[Config, list[Choice], MemoryPlan]:
     """Return the config without any `auto` under `train`, what was chosen, and what memory it will take.
 
     texts: whether there are documents among the rows, which an objective of text takes but does not need. Raises
-    TrainError `train.memory` where nothing fits into train.ram.
+    TrainError `train.memory` where nothing fits into train.ram, and ConfigError for what needs held-out rows where
+    there are none.
     """
     machine, prose = means.machine, texts and config.objective == "text"
     compared = compares(config)
@@ -90,14 +100,16 @@ def resolve(
     plan = _plan(config.model_copy(update={"train": train}), examples, course, means)
     more = {"tokens_per_piece": _piece_reason(plan), "recompute": _recompute_reason(plan)}
     chosen |= {knob: rule for knob, rule in more.items() if getattr(train, knob) == "auto"}
+    chosen |= looks(train, examples=examples, course=course, held_out=held_out)
     values = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
-    choices = [Choice(f"train.{knob}", value, reason) for knob, (value, reason) in chosen.items()] + told
+    # What leaves nothing to choose has no reason and is not told.
+    choices = [Choice(f"train.{knob}", value, why) for knob, (value, why) in chosen.items() if why] + told
     update = {"train": TrainConfig.model_validate(values), "preference": preference}
     return config.model_copy(update=update), choices, plan
 
 
 def _preference(config: Config, examples: Sequence[Example]) -> tuple[PreferenceConfig, list[Choice]]:
-    """Return the preference knobs without any `auto`, and what was chosen where the objective asks for them."""
+    """Return the preference knobs, those that the objective hears of without any `auto`, and what was chosen."""
     aim = aim_of(config)
     labels = [example.columns["label"] for example in examples if "label" in example.columns]
     good = sum(label > 0 for label in labels)
@@ -109,9 +121,10 @@ def _preference(config: Config, examples: Sequence[Example]) -> tuple[Preference
         "good_weight": (max(1.0, bad / good) if good and bad else 1.0, balanced),
         "bad_weight": (max(1.0, good / bad) if good and bad else 1.0, balanced),
     }
-    chosen = {knob: rule for knob, rule in rules.items() if getattr(config.preference, knob) == "auto"}
+    heard = {*aim.terms, *aim.facts_terms}
+    chosen = {k: rule for k, rule in rules.items() if k in heard and getattr(config.preference, k) == "auto"}
     values = config.preference.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
-    choices = [Choice(f"preference.{k}", round(v, 3), why) for k, (v, why) in chosen.items() if k in aim.terms]
+    choices = [Choice(f"preference.{k}", round(v, 3), why) for k, (v, why) in chosen.items()]
     return PreferenceConfig.model_validate(values), choices
 
 
@@ -251,6 +264,8 @@ def _lr(num_params: int, config: Config, *, compared: bool) -> tuple[float, str]
         return lr * (COMPARISON_LR if compared else 1.0), "adafactor's steps are shares of a weight's own size"
     if config.method == "full":
         lr *= FULL_LR
+    if aim_of(config).judges:
+        return SCORE_LR * lr, "a score is learnt faster than an answer, and comparing has no end of its own"
     if compared:
         return COMPARISON_LR * lr, "comparing answers wants a smaller rate than learning them: it has no end of its own"
     size = f"{num_params / 1e6:.0f}M"

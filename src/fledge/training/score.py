@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
 
 from fledge.model.causal import CausalModel
 from fledge.objective.scored import Before, Objective, Scored
@@ -35,7 +36,9 @@ def scored_pieces(model: CausalModel, batch: Batch, facts: Mapping[str, float] =
             hidden = model.hidden(piece.tokens, context)
             if context is not None:
                 hidden = torch.cat([context.hidden, hidden])
-            logps_U = model.token_logps(hidden.index_select(0, piece.predictor_U), piece.target_U)
+            hidden_UD = hidden.index_select(0, piece.predictor_U)
+            logps_U = model.token_logps(hidden_UD, piece.target_U)
+            values_U = None if model.scalar_head is None else model.scalar_head(hidden_UD)
             yield Scored(
                 logps_U[piece.pair_M],
                 piece.sequence_M,
@@ -45,10 +48,10 @@ def scored_pieces(model: CausalModel, batch: Batch, facts: Mapping[str, float] =
                 num_sequences=piece.num_sequences,
                 step_rows=batch.num_rows,
                 facts=facts,
+                values_M=None if values_U is None else values_U[piece.pair_M],
             )
 
 
-@torch.no_grad()
 def sequence_logps(
     model: CausalModel,
     examples: Sequence[Example],
@@ -60,6 +63,33 @@ def sequence_logps(
 
     `done` is told how many are.
     """
+    return _of_each(model, examples, Scored.sums_S, tokens_per_piece=tokens_per_piece, done=done)
+
+
+def sequence_values(
+    model: CausalModel,
+    examples: Sequence[Example],
+    *,
+    tokens_per_piece: int,
+    done: Callable[[int], None] = lambda _: None,
+) -> list[float]:
+    """Return what the scalar head gives before each example's last taught token, shared prefixes computed once.
+
+    `done` is told how many are.
+    """
+    return _of_each(model, examples, Scored.last_values_S, tokens_per_piece=tokens_per_piece, done=done)
+
+
+@torch.no_grad()
+def _of_each(
+    model: CausalModel,
+    examples: Sequence[Example],
+    read: Callable[[Scored], Tensor],
+    *,
+    tokens_per_piece: int,
+    done: Callable[[int], None],
+) -> list[float]:
+    """Return what `read` gives for each example, in their order."""
     order = sorted(range(len(examples)), key=lambda i: examples[i].ids)
     found = [0.0] * len(examples)
     for start in range(0, len(order), EXAMPLES_AT_ONCE):
@@ -68,8 +98,8 @@ def sequence_logps(
         numbered = [replace(examples[i], columns={"place": place}) for place, i in enumerate(numbers)]
         batch = to_batch(numbered, tokens_per_piece=tokens_per_piece, trunk=model.has_trunks)
         for scored in scored_pieces(model, batch):
-            for place, logp in zip(scored.columns_S["place"].tolist(), scored.sums_S().tolist(), strict=True):
-                found[numbers[int(place)]] = logp
+            for place, value in zip(scored.columns_S["place"].tolist(), read(scored).tolist(), strict=True):
+                found[numbers[int(place)]] = value
         done(start + len(numbers))
     return found
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 FILE_NAME = "fledge.yaml"
 Auto = Literal["auto"]
@@ -43,6 +43,21 @@ def _checked_sources(value: object) -> object:
     return value
 
 
+def _checked_tokens(texts: list[str]) -> list[str]:
+    """Refuse what can be no token of its own, whatever the model."""
+    for text in texts:
+        shown = repr(text if len(text) <= 40 else text[:39] + "…")
+        if not text.strip():
+            raise ValueError("a token without a text; leave it out")
+        if text != text.strip() or not text.isprintable():
+            raise ValueError(
+                f"{shown} begins or ends with a blank, or holds a line break; the text around it has those"
+            )
+        if texts.count(text) > 1:
+            raise ValueError(f"{shown} stands twice; leave one out")
+    return texts
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,6 +81,9 @@ class DataConfig(_Section):
     encoding: str = Field("auto", description="of text files: auto, or a name such as utf-8, cp1252, utf-16")
     me: str | None = Field(None, description="whose messages are taught where the rows are chats between people")
     columns: dict[str, str] = Field(default_factory=dict, description="renames: {question: 'Frage', answer: 'Antwort'}")
+    add_tokens: Annotated[list[str], BeforeValidator(_as_list), AfterValidator(_checked_tokens)] = Field(
+        default_factory=list, description="texts that become one token each, such as <cv>; their rows are trained too"
+    )
 
     @field_validator("temperature")
     @classmethod

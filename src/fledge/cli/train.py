@@ -8,6 +8,9 @@ import typer
 
 from fledge.cli.options import HERE, AsJson, Knobs, ProjectDir
 
+# What the bar tells beside the loss, where the objective has it.
+SHOWN = ("accuracy", "reward", "length")
+
 
 def train(
     knobs: Knobs = None,
@@ -61,7 +64,7 @@ def with_progress(work: Any) -> dict[str, Any]:
 
         def on_step(step: Any) -> None:
             rate = step.tokens_effective / step.seconds
-            told = "".join(f"  {name} {step.metrics[name]:.2f}" for name in ("accuracy",) if name in step.metrics)
+            told = "".join(f"  {name} {step.metrics[name]:.2f}" for name in SHOWN if name in step.metrics)
             bar(step.step, step.steps, note=f"loss {step.loss:.3f}{told}  {rate:,.0f} tokens/s")
 
         try:
@@ -81,6 +84,9 @@ def _tell(summary: dict[str, Any]) -> None:
     say(f"run      {summary['run']}")
     say(f"loss     {summary['loss_first']:.3f} -> {summary['loss_last']:.3f}{held_out}")
     metrics = summary.get("eval_metrics", {})
+    if "reward_first" in summary:
+        told = f", held-out {metrics['reward']:.3f} ({summary['eval_before']['reward']:.3f} before)" if metrics else ""
+        say(f"reward   {summary['reward_first']:.3f} -> {summary['reward_last']:.3f}{told}")
     if "accuracy" in metrics:
         say(f"         {metrics['accuracy']:.1%} of the held-out rows are told apart by their rewards")
     if "likelier" in metrics:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fledge.objective import preference
+from fledge.objective import policy, preference
 from fledge.objective.reward import reward
 from fledge.objective.scored import Before, Loss, Objective
 from fledge.objective.sft import sft
@@ -29,7 +29,7 @@ class Aim:
     facts_terms: tuple[str, ...] = ()
     judges: bool = False
 
-    def make(self, knobs: Mapping[str, float]) -> Objective:
+    def make(self, knobs: Mapping[str, Any]) -> Objective:
         """Return the objective under resolved `knobs`, of which it takes its own."""
         return partial(self.function, **{name: knobs[name] for name in self.terms})
 
@@ -54,4 +54,6 @@ OBJECTIVES: Mapping[str, Aim] = {
         facts_terms=("beta",),
     ),
     "reward": Aim(reward, ("margin", "label_smoothing", "centre_weight"), judges=True),
+    "grpo": Aim(policy.grpo, ("clip_low", "clip_high", "kl_weight", "loss", "max_tokens", "max_ratio")),
+    "rloo": Aim(policy.rloo, ("clip_low", "clip_high", "max_ratio")),
 }

@@ -18,6 +18,7 @@ from fledge.recipes.by_task import line_of_losses, table_of_tasks, table_of_text
 from fledge.recipes.charts import bar, curve, short
 from fledge.recipes.spread import pictures_of
 from fledge.recipes.told import Told, read_run
+from fledge.recipes.tries import pictures_of_tries
 
 MOST_ANSWERS = 6
 MOST_CHARS = 600
@@ -47,7 +48,15 @@ METRICS = {
     "reward_rejected": ("Reward of worse answers", "0 is as likely as before"),
     "reward_good": ("Reward of good answers", "0 is as likely as before"),
     "reward_bad": ("Reward of bad answers", "0 is as likely as before"),
-    "kl": ("Distance", "from the model as it was, on answers to other questions, in nats"),
+    "reward": ("Reward", "of sampled replies, mean of a step"),
+    "reward_spread": ("Spread of rewards", "among the replies to one prompt, standard deviation"),
+    "no_signal": ("No signal", "share of prompts whose replies all got the same: nothing is learnt from them"),
+    "length": ("Length of replies", "in tokens"),
+    "ended": ("Ended by themselves", "share of replies"),
+    "entropy": ("Entropy", "in nats per token; near 0 nothing new is tried any more"),
+    "clipped": ("Clipped", "share of tokens that had moved too far to count"),
+    "sampler_gap": ("Sampler", "how far its log-probabilities are from the trainer's, mean, in nats per token"),
+    "kl": ("Distance", "from the model as it was, in nats"),
 }
 FIGURES = ("size", "bits per weight", "same next token", "divergence (nats)")
 # A choice as fledge.training.auto words it; other notes tell what was read.
@@ -77,11 +86,13 @@ def _page(told: Told) -> str:
         "What does it answer?": _answers,
         "What did it learn from?": _rows,
         "How did it learn?": _curves,
+        "What did it try?": pictures_of_tries,
         "What was chosen for you?": _choices,
         "What do you get?": _files,
         "What did it take?": _costs,
     }
-    body = "".join(f"<section><h2>{title}</h2>{write(told)}</section>\n" for title, write in sections.items())
+    written = {title: write(told) for title, write in sections.items()}
+    body = "".join(f"<section><h2>{title}</h2>{text}</section>\n" for title, text in written.items() if text)
     name = escape(told.run.path.name)
     # The policy is a second wall behind escaping: even markup that got through could load and run nothing.
     return f"""<!DOCTYPE html>
@@ -226,7 +237,8 @@ def _curves(told: Told) -> str:
     held_out_mark = _held_out_marks(told, "loss", held_out)
     clip_mark = {} if clip is None else {f"clipped at {clip:g}": clip}
     large = _figure(told, "loss", "Loss", words, held_out_mark)
-    small = "".join(_metric(told, name) for name in METRICS)
+    each = dict.fromkeys(name for step in told.steps for name in step.get("metrics", {}) if name.startswith("reward_"))
+    small = "".join(_metric(told, name) for name in dict.fromkeys((*METRICS, *each)))
     small += _figure(told, "lr", "Learning rate", "as scheduled", {}, smoothed=False)
     small += _figure(told, "grad_norm", "Gradient norm", "before clipping", clip_mark)
     return f'{large}{line_of_losses(told.summary)}<div class="small-multiples">{small}</div>'
@@ -234,7 +246,7 @@ def _curves(told: Told) -> str:
 
 def _metric(told: Told, name: str) -> str:
     """Return the curve of what the objective tells beside its loss."""
-    title, words = METRICS[name]
+    title, words = METRICS.get(name, (name.removeprefix("reward_"), "one of the rewards"))
     held_out = told.summary.get("eval_metrics", {}).get(name)
     return _figure(told, name, title, words, _held_out_marks(told, name, held_out))
 
@@ -255,8 +267,8 @@ def _figure(told: Told, key: str, title: str, words: str, marks: Mapping[str, fl
     marks = {name: value for name, value in marks.items() if math.isfinite(value)}
     unit = "" if key == "loss" and told.steps[0].get("metrics") else UNITS.get(key, "")
     drawn = curve(points, title, steps=told.num_steps, unit=unit, smoothed=smoothed, marks=marks)
-    caption = f"<b>{title}</b>, {words}"
-    return f'<figure id="{key}"><figcaption>{caption}</figcaption><div class="frame">{drawn}</div></figure>'
+    caption = f"<b>{escape(title)}</b>, {words}"
+    return f'<figure id="{escape(key)}"><figcaption>{caption}</figcaption><div class="frame">{drawn}</div></figure>'
 
 
 def _choices(told: Told) -> str:

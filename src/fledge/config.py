@@ -216,6 +216,10 @@ class RlConfig(_Section):
     max_ratio: float = Field(
         2.0, ge=1, le=100, description="what a token counts at most where the sampler found it less likely"
     )
+    discount: float = Field(1.0, gt=0, le=1, description="ppo: what a token later counts less")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="ppo: 1 believes what came of a reply, 0 the critic alone")
+    value_clip: float = Field(0.2, gt=0, le=100, description="ppo: how far the critic moves in one batch at most")
+    value_weight: float = Field(0.1, ge=0, le=100, description="ppo: how much the critic's error counts")
     sampler: Literal["auto", "torch", "llama"] = Field(
         "auto", description="who samples: torch in batches, llama.cpp with the adapter, or the faster of both (auto)"
     )
@@ -245,11 +249,11 @@ class Config(_Section):
     """Everything a project can be told. An unknown key is an error that names the nearest known one."""
 
     model: str = Field("smollm2-135m", description="catalog name, hub id, folder or .gguf")
-    objective: Literal["sft", "text", "dpo", "ipo", "orpo", "simpo", "kto", "reward", "grpo", "rloo"] = Field(
+    objective: Literal["sft", "text", "dpo", "ipo", "orpo", "simpo", "kto", "reward", "grpo", "rloo", "ppo"] = Field(
         "sft",
         description="sft: answers; text: documents, every token (continued pre-training); dpo, ipo, orpo, simpo: pairs "
-        "of a better and a worse answer; kto: answers judged good or bad; reward: pairs, to score answers; grpo, rloo: "
-        "its own replies by their rewards",
+        "of a better and a worse answer; kto: answers judged good or bad; reward: pairs, to score answers; grpo, rloo, "
+        "ppo: its own replies by their rewards",
     )
     method: Literal["lora", "qlora", "full"] = Field(
         "lora",

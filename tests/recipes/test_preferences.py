@@ -18,8 +18,7 @@ from fledge.recipes.forecast import forecast
 from fledge.recipes.setup import build, prepare, refer
 from fledge.recipes.tune import Listener, resume, tune
 from fledge.training import log
-from fledge.training.aims import unheard
-from fledge.training.aims import aim_of
+from fledge.training.aims import aim_of, unheard
 from tiny import save_project
 
 PAIRED = ("dpo", "ipo", "simpo", "orpo")

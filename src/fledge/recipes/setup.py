@@ -239,12 +239,13 @@ def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.opt
     if setup.config.method == "full":
         span = layers_of(train, setup.weights.shape.num_layers)
         model.train_weights(setup.weights, span, masters=DTYPES[train.masters])
-        parameters = model.parameters()
-        return model, parameters, optimizer_of(train.optimizer, parameters, weight_decay=train.weight_decay)
-    model.add_adapter(setup.lora, seed=train.seed)
-    parameters = model.parameters()
-    if aim_of(setup.config).judges:
+    else:
+        model.add_adapter(setup.lora, seed=train.seed)
+    parameters, aim = model.parameters(), aim_of(setup.config)
+    if aim.judges or aim.critic:
         parameters[SCORE] = model.add_scalar_head()
+    if setup.config.method == "full":
+        return model, parameters, optimizer_of(train.optimizer, parameters, weight_decay=train.weight_decay)
     return model, parameters, adamw(parameters, weight_decay=train.weight_decay, lora_plus=train.lora_plus)
 
 

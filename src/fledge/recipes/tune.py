@@ -156,6 +156,9 @@ def _save(run: RunFolder, setup: Setup, model: CausalModel) -> Path:
     adapter = model.adapter(setup.lora, base_name=setup.config.model)
     if setup.config.train.after_prompt:
         adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
+    if not aim_of(setup.config).judges:
+        # A critic is of use to its own run alone.
+        adapter = replace(adapter, score=None)
     save_adapter(adapter, run.adapter)
     return run.adapter / TENSORS_NAME
 

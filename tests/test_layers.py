@@ -52,6 +52,7 @@ DOORS = {
         "recipes.check",
     ),
     "openpyxl": ("data.readers.books",),
+    "optuna": ("recipes.study",),
     "pyarrow": ("data.readers.books",),
     "pydantic": ("config", "config_file"),
     "pypdf": ("data.readers.documents",),

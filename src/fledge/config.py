@@ -145,6 +145,16 @@ class TrainConfig(_Section):
     max_tokens: int = Field(2048, ge=8, description="a row longer than this is left out and counted, never cut")
     dtype: Literal["auto", "bfloat16", "float32"] = Field("auto", description="of frozen weights and activations")
     checkpoint_s: float = Field(60.0, ge=0, description="seconds between checkpoints; 0 writes one after every step")
+    eval_every: Annotated[float, Field(ge=0, le=1000)] | Auto = Field(
+        "auto", description="epochs from one look at the held-out rows to the next; 0 looks at the end alone"
+    )
+    patience: Annotated[int, Field(ge=1)] | Auto | None = Field(
+        "auto", description="ends the run after so many looks at held-out rows without a lower loss; null never does"
+    )
+    keep: Literal["auto", "best", "last"] = Field(
+        "auto",
+        description="hand over the state with the lowest held-out loss that was seen, or that of the last step",
+    )
     seed: int = Field(0, ge=0, description="seed of the adapter, the split and the order of rows")
 
     @field_validator("layers", mode="before")

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from fledge import __version__
-from fledge.cli import chat, data, demo, doctor, evaluate, models, new, release, reward, runs, train
+from fledge.cli import chat, data, demo, doctor, evaluate, models, new, release, reward, runs, sweep, train
 from fledge.errors import FledgeError, SetupError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.add_typer(reward.app, name="reward")
 app.command()(train.train)
+app.command()(sweep.sweep)
 app.add_typer(runs.app, name="runs")
 app.command(name="eval")(evaluate.evaluate)
 app.command()(release.export)

@@ -34,7 +34,7 @@ class Bar:
     def __init__(self, label: str, total: int | None = None) -> None:
         self._label, self._total, self._last_line = label, total, 0.0
         self._started = time.monotonic()
-        self._first = 0
+        self._first = 0.0
         self._progress: Progress | None = None
 
     def __enter__(self) -> Self:
@@ -58,8 +58,8 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
 
-    def __call__(self, done: int, total: int | None = None, *, note: str = "") -> None:
-        """Show that `done` of `total` are done."""
+    def __call__(self, done: float, total: int | None = None, *, note: str = "") -> None:
+        """Show that `done` of `total` are done; a part of one counts."""
         self._total = total if total is not None else self._total
         if self._progress is not None:
             self._progress.update(self._task, completed=done, total=self._total, note=note)

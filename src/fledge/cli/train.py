@@ -61,14 +61,20 @@ def with_progress(work: Any) -> dict[str, Any]:
     from fledge.recipes.tune import Listener
 
     with Bar("training") as bar:
+        held_out = ""
 
         def on_step(step: Any) -> None:
             rate = step.tokens_effective / step.seconds
             told = "".join(f"  {name} {step.metrics[name]:.2f}" for name in SHOWN if name in step.metrics)
-            bar(step.step, step.steps, note=f"loss {step.loss:.3f}{told}  {rate:,.0f} tokens/s")
+            bar(step.step, step.steps, note=f"loss {step.loss:.3f}{held_out}{told}  {rate:,.0f} tokens/s")
+
+        def on_evaluation(evaluation: Any) -> bool:
+            nonlocal held_out
+            held_out = f"  held-out {evaluation.loss:.3f}"
+            return False
 
         try:
-            result: dict[str, Any] = work(Listener(say=say, step=on_step))
+            result: dict[str, Any] = work(Listener(say=say, step=on_step, evaluated=on_evaluation))
         except KeyboardInterrupt:
             say("stopped. Go on with: fledge train --resume latest (and -C DIR, if you gave one)")
             raise
@@ -79,12 +85,13 @@ def _tell(summary: dict[str, Any]) -> None:
     from fledge.cli.output import duration, megabytes, say
 
     before = summary.get("eval_before", {}).get("loss")
-    held_out = "" if summary["eval_loss"] is None else f", held-out {summary['eval_loss']:.3f}"
+    rewarded = "reward_first" in summary
+    held_out = "" if summary["eval_loss"] is None or rewarded else f", held-out {summary['eval_loss']:.3f}"
     held_out += f" ({before:.3f} before)" if held_out and before is not None else ""
     say(f"run      {summary['run']}")
     say(f"loss     {summary['loss_first']:.3f} -> {summary['loss_last']:.3f}{held_out}")
     metrics = summary.get("eval_metrics", {})
-    if "reward_first" in summary:
+    if rewarded:
         told = f", held-out {metrics['reward']:.3f} ({summary['eval_before']['reward']:.3f} before)" if metrics else ""
         say(f"reward   {summary['reward_first']:.3f} -> {summary['reward_last']:.3f}{told}")
     if "accuracy" in metrics:

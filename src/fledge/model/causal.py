@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,11 @@ class CausalModel(ABC):
     def remember_prompts(self, trunk: TreeTokens | None, parts: Sequence[TreeTokens]) -> None:
         """Compute the prompts' keys and values once for the whole run. The fast path only."""
         raise AssertionError("the plain path remembers nothing")
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Forget when the block ends what is remembered inside it; what was remembered before is there again."""
+        yield
 
     def prompt_context(self, place_C: Tensor) -> Any:
         """Return remembered prompts as a context for `hidden`."""

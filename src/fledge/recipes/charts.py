@@ -7,10 +7,11 @@ letters of one size. Colours are classes of report.css.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
+from typing import Any
 
 Point = tuple[float, float]
 
@@ -72,18 +73,24 @@ def curve(
     unit: str = "",
     smoothed: bool = True,
     marks: Mapping[str, float] | None = None,
+    dots: Sequence[Point] = (),
 ) -> str:
     """Return the chart of (step, value) `points` over the `steps` of a run, with a dashed line for each of `marks`.
 
-    With `smoothed` the points are drawn thin and their mean thick. All values are finite and there are two at least.
+    With `smoothed` the points are drawn thin and their mean thick. `dots` are drawn one by one, joined by a line. All
+    values are finite and there are two points at least.
     """
     marks = marks or {}
-    across, up = step_scale(steps), value_scale([y for _, y in points] + list(marks.values()))
+    across = step_scale(steps)
+    up = value_scale([y for _, y in (*points, *dots)] + list(marks.values()))
     words = ", ".join(part for part in (unit, "log scale" if up.log else "") if part)
     raw = [(x, up.share(y)) for x, y in points]
     lines = [_path(raw, across, "raw" if smoothed else "line")]
     if smoothed:
         lines.append(_path(smooth(points, up), across, "line"))
+    seen = [(x, up.share(y)) for x, y in dots]
+    if seen:
+        lines.append(_path(seen, across, "held-out"))
     return "".join(
         [
             f'<svg class="plot" role="img" aria-label="{escape(title)} over the steps">',
@@ -94,10 +101,59 @@ def curve(
             f'<svg class="lines" viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none">',
             *lines,
             "</svg>",
+            *(dot(across.share(x), y) for x, y in seen),
             *(_mark(up.share(value), name) for name, value in marks.items()),
             "</svg>",
         ]
     )
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values along the foot of a plot: (share of the width, words) of each tick, and where any value lies."""
+
+    ticks: tuple[tuple[float, str], ...]
+    share: Callable[[Any], float]
+    words: str
+
+
+def number_axis(low: float, high: float, words: str, *, log: bool) -> Axis:
+    """Return the axis of a number from `low` to `high`."""
+    scale = _log_scale(low, high) if log else _linear_scale(low, high)
+    return Axis(tuple((scale.share(tick), short(tick)) for tick in scale.ticks), scale.share, words)
+
+
+def name_axis(names: Sequence[Any], words: str) -> Axis:
+    """Return the axis of some values side by side."""
+    places = {name: (i + 0.5) / len(names) for i, name in enumerate(names)}
+    return Axis(tuple((place, str(name)) for name, place in places.items()), places.__getitem__, words)
+
+
+def scatter(points: Sequence[tuple[Any, float, str, str]], title: str, axis: Axis, *, unit: str = "") -> str:
+    """Return the chart of (value on the axis, height, class, words for whoever points at it), one dot each.
+
+    Heights are told on a scale that ends where they do, for it is their differences that matter. They are finite, and
+    there is one at least.
+    """
+    heights = [y for _, y, _, _ in points]
+    up = _linear_scale(min(heights), max(heights))
+    return "".join(
+        [
+            f'<svg class="plot" role="img" aria-label="{escape(title)}">',
+            f'<text class="unit" x="0" y="0" dx="-56" dy="-12">{escape(unit)}</text>',
+            *(_level(up.share(tick), short(tick)) for tick in up.ticks),
+            *(_step(share, escape(words)) for share, words in axis.ticks),
+            f'<text class="axis" x="100%" y="100%" dy="36">{escape(axis.words)}</text>',
+            *(dot(axis.share(x), up.share(y), tone=tone, words=words) for x, y, tone, words in points),
+            "</svg>",
+        ]
+    )
+
+
+def dot(across: float, up: float, *, tone: str = "held-out", words: str = "") -> str:
+    """Return a dot at these shares of a plot; `words` are told to whoever points at it."""
+    told = f"<title>{escape(words)}</title>" if words else ""
+    return f'<circle class="{escape(tone)}" cx="{_percent(across)}" cy="{_percent(1 - up)}" r="3.5">{told}</circle>'
 
 
 def bar(share: float, *, tone: str, interval: Sequence[float] | None = None) -> str:

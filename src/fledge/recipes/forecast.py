@@ -86,10 +86,12 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
 def _disk_bytes(config: Config, parameters: Iterable[nn.Parameter]) -> int:
     """Return what the run writes: what was trained, in float32, and checkpoints of it with the optimizer's state.
 
-    One checkpoint more than are kept exists while it is being written.
+    One checkpoint more than are kept exists while it is being written, and of the best state one more than is kept.
     """
+    best = 2 if config.train.keep == "best" else 0
     state = STATE_BYTES[config.train.optimizer if config.method == "full" else "adamw"]
-    return int(sum(p.numel() * (4 + (KEPT + 1) * (p.element_size() + state)) for p in parameters))
+    whole = KEPT + 1
+    return int(sum(p.numel() * (4 + (best + whole) * p.element_size() + whole * state) for p in parameters))
 
 
 def _checks(setup: Setup, learns: str, loss: float, without: list[str]) -> list[dict[str, Any]]:

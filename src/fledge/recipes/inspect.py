@@ -15,6 +15,7 @@ from fledge.runtime.threads import usable_cores
 # What each extra is for; the modules that show whether it is there.
 EXTRAS = {
     "train": (("torch", "transformers"), "training, and comparing an export with the trained weights"),
+    "sweep": (("optuna",), "trying knobs in turn"),
 }
 
 
@@ -41,7 +42,7 @@ def inspect_machine() -> dict[str, Any]:
         "runtime": f"llama.cpp (xllamacpp {importlib.metadata.version('xllamacpp')})",
         "missing": missing,
     }
-    if missing:
+    if any(extra["extra"] == "train" for extra in missing):
         total, free = memory_bytes()
         return found | {"threads": usable_cores(), "ram_bytes": total, "ram_free_bytes": free}
     import torch

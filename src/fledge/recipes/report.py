@@ -16,6 +16,7 @@ from fledge.evaluation.verdict import Outcome
 from fledge.project import RunFolder, write_json_atomic, write_text_atomic
 from fledge.recipes.by_task import line_of_losses, table_of_tasks, table_of_texts
 from fledge.recipes.charts import bar, curve, short
+from fledge.recipes.metric_words import METRICS
 from fledge.recipes.spread import pictures_of
 from fledge.recipes.told import Told, read_run
 from fledge.recipes.tries import pictures_of_tries
@@ -37,28 +38,6 @@ HASHES = {
     "model_sha256": "model",
 }
 UNITS = {"loss": "nats per taught token"}
-# What objectives tell beside the loss: title, words.
-METRICS = {
-    "accuracy": ("Told apart", "share of rows whose better answer has the higher reward"),
-    "likelier": ("Likelier", "share of rows whose better answer has the higher log-probability per token"),
-    "margin": ("Margin", "reward of the better answer less that of the worse"),
-    "score_chosen": ("Score of better answers", "any number; higher is better"),
-    "score_rejected": ("Score of worse answers", "any number; lower is better"),
-    "reward_chosen": ("Reward of better answers", "0 is as likely as before"),
-    "reward_rejected": ("Reward of worse answers", "0 is as likely as before"),
-    "reward_good": ("Reward of good answers", "0 is as likely as before"),
-    "reward_bad": ("Reward of bad answers", "0 is as likely as before"),
-    "reward": ("Reward", "of sampled replies, mean of a step"),
-    "reward_spread": ("Spread of rewards", "among the replies to one prompt, standard deviation"),
-    "no_signal": ("No signal", "share of prompts whose replies all got the same: nothing is learnt from them"),
-    "length": ("Length of replies", "in tokens"),
-    "ended": ("Ended by themselves", "share of replies"),
-    "entropy": ("Entropy", "in nats per token; near 0 nothing new is tried any more"),
-    "clipped": ("Clipped", "share of tokens that had moved too far to count"),
-    "value_loss": ("Critic", "half of its squared error, a token in the mean"),
-    "sampler_gap": ("Sampler", "how far its log-probabilities are from the trainer's, mean, in nats per token"),
-    "kl": ("Distance", "from the model as it was, in nats"),
-}
 FIGURES = ("size", "bits per weight", "same next token", "divergence (nats)")
 # A choice as fledge.training.auto words it; other notes tell what was read.
 CHOICE = re.compile(r"([\w.]+) = (.*?): (.+)", re.DOTALL)
@@ -234,7 +213,9 @@ def _curves(told: Told) -> str:
         return _absent("Fewer than two steps are done: there is no curve to draw yet.")
     held_out, clip = told.summary.get("eval_loss"), told.knobs.get("train", {}).get("clip_norm")
     first, last = (f"{told.steps[i]['loss']:.3g}" for i in (0, -1))
-    words = f"from {first} to {last}. Thin: each step; thick: their mean."
+    words = (
+        f"from {first} to {last}. Thin: each step; thick: their mean{'; dots: held-out rows' * bool(told.evaluations)}."
+    )
     held_out_mark = _held_out_marks(told, "loss", held_out)
     clip_mark = {} if clip is None else {f"clipped at {clip:g}": clip}
     large = _figure(told, "loss", "Loss", words, held_out_mark)
@@ -242,7 +223,17 @@ def _curves(told: Told) -> str:
     small = "".join(_metric(told, name) for name in dict.fromkeys((*METRICS, *each)))
     small += _figure(told, "lr", "Learning rate", "as scheduled", {}, smoothed=False)
     small += _figure(told, "grad_norm", "Gradient norm", "before clipping", clip_mark)
-    return f'{large}{line_of_losses(told.summary)}<div class="small-multiples">{small}</div>'
+    return f'{large}{_ended(told)}{line_of_losses(told.summary)}<div class="small-multiples">{small}</div>'
+
+
+def _ended(told: Told) -> str:
+    """Return how the run ended, where it is not after its last step or with the state of that."""
+    kept, last, words = told.summary.get("kept_step"), told.steps[-1]["step"], []
+    if why := told.summary.get("stopped_early"):
+        words.append(f"Stopped after step {last} of {told.num_steps}: {why}.")
+    if kept not in (None, last):
+        words.append(f"Kept is what it was after step {kept}, where the held-out loss was lowest.")
+    return f"<p>{escape(' '.join(words))}</p>" if words else ""
 
 
 def _metric(told: Told, name: str) -> str:
@@ -267,7 +258,9 @@ def _figure(told: Told, key: str, title: str, words: str, marks: Mapping[str, fl
         return ""
     marks = {name: value for name, value in marks.items() if math.isfinite(value)}
     unit = "" if key == "loss" and told.steps[0].get("metrics") else UNITS.get(key, "")
-    drawn = curve(points, title, steps=told.num_steps, unit=unit, smoothed=smoothed, marks=marks)
+    looks = [(seen["step"], {**seen["metrics"], "loss": seen["loss"]}.get(key, math.nan)) for seen in told.evaluations]
+    dots = [(step, value) for step, value in looks if math.isfinite(value)]
+    drawn = curve(points, title, steps=told.num_steps, unit=unit, smoothed=smoothed, marks=marks, dots=dots)
     caption = f"<b>{escape(title)}</b>, {words}"
     return f'<figure id="{escape(key)}"><figcaption>{caption}</figcaption><div class="frame">{drawn}</div></figure>'
 

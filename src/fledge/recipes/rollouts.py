@@ -171,7 +171,10 @@ class Source:
             raise RewardError(error.code, error.message, where=error.where, remedy=onwards) from error
 
     def measure(self) -> Measured:
-        """Return the mean rewards of greedy replies to the held-out prompts, by the model as it is now."""
+        """Return the mean rewards of greedy replies to the held-out prompts, by the model as it is now.
+
+        Their loss, by which the best state is told, is minus the reward.
+        """
         rows, examples = self.setup.held_out.asked, self.setup.held_out.examples
         drawing = drawing_of(self.setup, temperature=0.0)
         verdicts: list[Verdict] = []
@@ -188,7 +191,7 @@ class Source:
         each = {f"reward_{name}": fmean(v.rewards[name] for v in verdicts) for name in names if len(names) > 1}
         told = {"reward": fmean(v.reward for v in verdicts), **each}
         told |= {"ended": fmean(d.ended for d in drawn), "length": fmean(len(d.ids) for d in drawn)}
-        return Measured(None, {}, told)
+        return Measured(-told["reward"], {}, told)
 
 
 def rollout_plan(setup: Setup) -> RolloutPlan:

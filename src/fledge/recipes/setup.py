@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -101,6 +102,12 @@ class Setup:
         once = num_steps(self.course.rows_per_epoch, epochs=train.epochs, rows_per_step=train.rows_per_step)
         return once * (self.config.rl.updates if self.rolls_out else 1)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        assert self.config.train.rows_per_step != "auto"
+        once = math.ceil(self.course.rows_per_epoch / self.config.train.rows_per_step)
+        return once * (self.config.rl.updates if self.rolls_out else 1)
+
 
 def prepare(
     project: Path,
@@ -136,8 +143,8 @@ def prepare(
         seed=config.train.seed,
     )
     means = _means(weights, machine, rss_bytes() + held, plain=bool(plain), all_logits=all_logits)
-    texts = bool(texts_of(rows.train))
-    resolved, choices, plan = resolve(config, examples=lesson.examples, course=course, means=means, texts=texts)
+    texts, unseen = bool(texts_of(rows.train)), held_out.examples
+    resolved, choices, plan = resolve(config, lesson.examples, unseen, course=course, means=means, texts=texts)
     notes = _notes(rows, lesson, held_out, course, config, weights, plain)
     return Setup(
         resolved,

@@ -21,6 +21,7 @@ class Told:
     run: RunFolder
     record: Mapping[str, Any]
     steps: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Mapping[str, Any]]
     manifest: Mapping[str, Any]
     files: Sequence[Mapping[str, Any]]
     verdict: Mapping[str, Any]
@@ -51,6 +52,7 @@ def read_run(run: RunFolder) -> Told:
         run=run,
         record=_record(run.knobs, damaged),
         steps=_lines(run.metrics),
+        evaluations=_lines(run.evaluations),
         manifest=_object(run.manifest, damaged),
         files=sorted(files, key=lambda entry: (entry["kind"], -entry["bytes"])),
         verdict=verdict,

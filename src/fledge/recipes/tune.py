@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 import fledge
 from fledge.config import Config
@@ -28,9 +29,11 @@ from fledge.recipes.once import remember
 from fledge.recipes.report import write_report
 from fledge.recipes.rollouts import open_source
 from fledge.recipes.setup import Setup, build, prepare, refer, stream
+from fledge.recipes.watch import Watch, best_is_there
 from fledge.release.folder import copy_tokenizer
 from fledge.training import checkpoint
 from fledge.training.aims import aim_of, before_of, objective_of
+from fledge.training.evaluations import Evaluation
 from fledge.training.log import MetricsLog, read
 from fledge.training.loop import Plan, Step, Summary, fit
 from fledge.training.optim import Schedule
@@ -41,21 +44,27 @@ def _quiet(_: object) -> None: ...
 
 @dataclass(frozen=True)
 class Listener:
-    """Who wants to know: `say` gets words for people, `step` every optimizer step."""
+    """Who wants to know: `say` gets words for people, `step` every optimizer step.
+
+    evaluated: gets every look at held-out rows, after a resume those before it again; True ends the run there.
+    """
 
     say: Callable[[str], None] = _quiet
     step: Callable[[Step], None] = _quiet
+    evaluated: Callable[[Evaluation], bool] = lambda _: False
 
 
-def tune(project: Path, config: Config, *, listener: Listener | None = None) -> dict[str, Any]:
-    """Train a new run of the project and return what the contract says of `fledge train`.
+def tune(
+    project: Path, config: Config, *, listener: Listener | None = None, into: RunFolder | None = None
+) -> dict[str, Any]:
+    """Train a new run of the project, or `into` an empty folder, and return what the contract says of `fledge train`.
 
     Ctrl-C leaves a run that `resume` finishes with the same bytes.
     """
     listener = listener or Listener()
     setup = prepare(project, config, say=listener.say)
     label = f"{config.objective}-{_slug(config.model)}"
-    run = new_run(project, label)
+    run = into or new_run(project, label)
     # From here on the run can be found and resumed: all that `resume` needs stands in run.yaml.
     record = {
         "fledge": fledge.__version__,
@@ -121,7 +130,8 @@ def _train(project: Path, run: RunFolder, setup: Setup, listener: Listener) -> d
             source = stack.enter_context(open_source(setup, model, project=project, run=run, say=listener.say))
             look = source.measure
         before = look()
-        first_step = _restore(run, setup, parameters, optimizer, listener)
+        first_step = last_step = _restore(run, setup, parameters, optimizer, listener)
+        watch = Watch(run, setup, model, parameters, look=look, first_step=first_step, tell=listener.evaluated)
         plan = Plan(
             steps=setup.steps,
             first_step=first_step,
@@ -132,6 +142,7 @@ def _train(project: Path, run: RunFolder, setup: Setup, listener: Listener) -> d
                 run.checkpoints, step=step, identity=setup.identity, parameters=parameters, optimizer=optimizer
             ),
             before=before_of(setup.config),
+            ends_after=watch,
         )
         objective = objective_of(setup.config)
         if source is not None:
@@ -140,9 +151,14 @@ def _train(project: Path, run: RunFolder, setup: Setup, listener: Listener) -> d
             memory = remember(model, train, setup.places, listener.say)
             steps = stream(setup, first_step=first_step, memory=memory)
         with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
-            fit(model, steps, objective, optimizer, plan, [log, listener.step])
+            if not watch.over and (done := fit(model, steps, objective, optimizer, plan, [log, listener.step])):
+                last_step = done[-1].step
+        kept_step = watch.take_best(last_step)
+        for words in watch.words(last_step, kept_step):
+            listener.say(words)
         saved = _save(run, setup, model)
-        return _finish(run, setup, look(), before, saved, sum(p.numel() for p in parameters.values()))
+        told = watch.summary(kept_step)
+        return _finish(run, setup, before, watch.measured(kept_step), told, saved, parameters)
 
 
 def _save(run: RunFolder, setup: Setup, model: CausalModel) -> Path:
@@ -171,15 +187,24 @@ def _restore(
         if any(run.checkpoints.glob("step-*")):
             listener.say("every checkpoint is damaged: begins anew with step 1")
         return 0
+    if not best_is_there(run, setup, checkpoint.step_of(found)):
+        listener.say("what was kept as the best is damaged: begins anew with step 1")
+        return 0
     step = checkpoint.load(found, identity=setup.identity, parameters=parameters, optimizer=optimizer)
     listener.say(f"goes on after step {step} of {setup.steps}")
     return step
 
 
 def _finish(
-    run: RunFolder, setup: Setup, measured: Measured, before: Measured, saved: Path, num_trainable: int
+    run: RunFolder,
+    setup: Setup,
+    before: Measured,
+    measured: Measured,
+    watched: Mapping[str, Any],
+    saved: Path,
+    parameters: Mapping[str, nn.Parameter],
 ) -> dict[str, Any]:
-    """Write the manifest, which makes the run usable, and return the summary."""
+    """Write the manifest (which makes the run usable) and return the summary."""
     full = setup.config.method == "full"
     totals = _totals(run)
     summary = {
@@ -195,8 +220,9 @@ def _finish(
         "eval_loss": measured.loss,
         "eval_metrics": dict(measured.metrics),
         "eval_before": {"loss": before.loss, **before.metrics},
+        **watched,
         "tasks": summary_of_tasks(setup.course, setup.held_out.rows, measured.losses),
-        "trainable_params": num_trainable,
+        "trainable_params": sum(parameter.numel() for parameter in parameters.values()),
         "peak_rss_bytes": peak_rss_bytes(),
         "adapter": None if full else str(run.adapter.resolve()),
         "model": str(run.model.resolve()) if full else None,
@@ -214,6 +240,7 @@ def _finish(
         "summary": summary,
     }
     write_json_atomic(run.manifest, manifest)
+    checkpoint.remove_best(run.checkpoints)
     write_report(run)
     return summary
 

@@ -14,6 +14,7 @@ from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
 from fledge.records import Example
 from fledge.training.aims import aim_of, compares, rolls_out
+from fledge.training.looks import looks
 from fledge.training.memory_plan import FullJob, Job, MemoryPlan, plan_memory
 from fledge.training.optim import STATE_BYTES
 from fledge.training.rollout import as_rollouts, rollout_bytes
@@ -28,7 +29,7 @@ TEXT_STEP_TOKENS = 2048
 # Of answers that are compared: how often, and the share of the usual learning rate (docs/decisions.md).
 COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
 # Of replies that are rewarded: steps, and the share of the usual learning rate (docs/decisions.md).
-ROLLOUT_STEPS, ROLLOUT_LR = 150, 0.3
+ROLLOUT_STEPS, ROLLOUT_LR = 150, 0.5
 # Of answers that are scored: the same share.
 SCORE_LR = 0.5
 # Share of LoRA's learning rate that all weights want.
@@ -69,12 +70,19 @@ class Means:
 
 
 def resolve(
-    config: Config, *, examples: Sequence[Example], course: Course, means: Means, texts: bool = True
+    config: Config,
+    examples: Sequence[Example],
+    held_out: Sequence[Example] = (),
+    *,
+    course: Course,
+    means: Means,
+    texts: bool = True,
 ) -> tuple[Config, list[Choice], MemoryPlan]:
     """Return the config without any `auto` under `train`, what was chosen, and what memory it will take.
 
     texts: whether there are documents among the rows, which an objective of text takes but does not need. Raises
-    TrainError `train.memory` where nothing fits into train.ram.
+    TrainError `train.memory` where nothing fits into train.ram, and ConfigError for what needs held-out rows where
+    there are none.
     """
     machine, prose = means.machine, texts and config.objective == "text"
     compared = compares(config)
@@ -96,8 +104,13 @@ def resolve(
     plan = _plan(config.model_copy(update={"train": train}), examples, course, means)
     more = {"tokens_per_piece": _piece_reason(plan), "recompute": _recompute_reason(plan)}
     chosen |= {knob: rule for knob, rule in more.items() if getattr(train, knob) == "auto"}
+    if rolls_out(config) and train.eval_every == "auto":
+        chosen["eval_every"] = (0.0, "")
+        train = train.model_copy(update={"eval_every": 0.0})
+    chosen |= looks(train, examples=examples, course=course, held_out=held_out)
     values = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
-    choices = [Choice(f"train.{knob}", value, reason) for knob, (value, reason) in chosen.items()] + told
+    # What leaves nothing to choose has no reason and is not told.
+    choices = [Choice(f"train.{knob}", value, why) for knob, (value, why) in chosen.items() if why] + told
     update = {"train": TrainConfig.model_validate(values), "preference": preference}
     return config.model_copy(update=update), choices, plan
 

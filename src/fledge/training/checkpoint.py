@@ -19,7 +19,7 @@ from fledge.errors import RunError
 from fledge.model.safetensors_file import write_safetensors
 from fledge.project import sha256_of, staged_folder, write_json_atomic
 
-STATE, MANIFEST = "state.safetensors", "manifest.json"
+STATE, MANIFEST, BEST = "state.safetensors", "manifest.json", "best-"
 KEPT = 2
 
 
@@ -35,11 +35,7 @@ def save(
         tensors[f"parameter.{name}"] = _storable(parameter.detach())
         tensors |= {f"state.{name}.{key}": moment for key, moment in optimizer.state[parameter].items()}
     final = folder / f"step-{step:06d}"
-    with staged_folder(final) as staged:
-        # safetensors' own writer holds all of it twice more, which no forecast would forgive.
-        write_safetensors(staged / STATE, {name: tensor.numpy(force=True) for name, tensor in tensors.items()})
-        size, digest = (staged / STATE).stat().st_size, sha256_of(staged / STATE)
-        write_json_atomic(staged / MANIFEST, {"step": step, "identity": identity, "bytes": size, "sha256": digest})
+    _write(final, tensors, step=step, identity=identity)
     # A later step can only be a damaged checkpoint that was passed over; a hidden folder is what a crash left of one.
     kept = sorted(path for path in folder.glob("step-*") if path.name <= final.name)[-KEPT:]
     for path in folder.iterdir():
@@ -49,13 +45,67 @@ def save(
 
 def latest(folder: Path) -> Path | None:
     """Return the newest checkpoint whose bytes are what its manifest says, or None."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        manifest = _manifest(path)
-        state = path / STATE
-        whole = manifest and state.is_file() and state.stat().st_size == manifest["bytes"]
-        if manifest and whole and sha256_of(state) == manifest["sha256"]:
-            return path
-    return None
+    return next(filter(_is_whole, sorted(folder.glob("step-*"), reverse=True)), None)
+
+
+def save_best(folder: Path, *, step: int, identity: str, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Write what is trained as it is after `step` steps, and remove what was kept as the best before.
+
+    It is no checkpoint from which training goes on, and no rotation of those takes it away.
+    """
+    final = folder / f"{BEST}{step:06d}"
+    tensors = {f"parameter.{name}": _storable(parameter.detach()) for name, parameter in parameters.items()}
+    _write(final, tensors, step=step, identity=identity)
+    for path in folder.glob(f"{BEST}*"):
+        if path != final:
+            shutil.rmtree(path)
+
+
+def remove_best(folder: Path) -> None:
+    """Remove what was kept as the best, once it is handed over."""
+    for path in folder.glob(f"{BEST}*"):
+        shutil.rmtree(path)
+
+
+def step_of(path: Path) -> int:
+    """Return after which step a checkpoint was written."""
+    return int(path.name.rpartition("-")[2])
+
+
+def best_is_kept(folder: Path, *, step: int) -> bool:
+    """Return whether the best state of a run that had its best after `step` steps can still be had.
+
+    A later one took its place where a run was interrupted behind it; the run comes there again.
+    """
+    return any(step_of(path) >= step and _is_whole(path) for path in folder.glob(f"{BEST}*"))
+
+
+def load_best(folder: Path, *, step: int, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put what was kept as the best, after `step` steps, into the parameters. Raises RunError where it is damaged."""
+    path = folder / f"{BEST}{step:06d}"
+    if not _is_whole(path):
+        raise RunError(
+            "run.not_resumable",
+            "what was kept as the best is damaged.",
+            where=str(path),
+            remedy="`fledge train --resume` with this run makes it again.",
+        )
+    _fill(parameters, load_file(path / STATE))
+
+
+def _write(final: Path, tensors: Mapping[str, Tensor], *, step: int, identity: str) -> None:
+    with staged_folder(final) as staged:
+        # safetensors' own writer holds all of it twice more, which no forecast would forgive.
+        write_safetensors(staged / STATE, {name: tensor.numpy(force=True) for name, tensor in tensors.items()})
+        size, digest = (staged / STATE).stat().st_size, sha256_of(staged / STATE)
+        write_json_atomic(staged / MANIFEST, {"step": step, "identity": identity, "bytes": size, "sha256": digest})
+
+
+def _is_whole(path: Path) -> bool:
+    manifest, state = _manifest(path), path / STATE
+    if manifest is None or not state.is_file() or state.stat().st_size != manifest["bytes"]:
+        return False
+    return sha256_of(state) == manifest["sha256"]
 
 
 def load(path: Path, *, identity: str, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
@@ -73,16 +123,21 @@ def load(path: Path, *, identity: str, parameters: Mapping[str, nn.Parameter], o
             remedy="Put them back as they were, or start a new run with `fledge train`.",
         )
     tensors = load_file(path / STATE)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            stored = tensors[f"parameter.{name}"]
-            parameter.copy_(stored.view(parameter.dtype) if stored.dtype == torch.int16 else stored)
-            prefix = f"state.{name}."
-            moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            if moments:
-                optimizer.state[parameter] = moments
+    _fill(parameters, tensors)
+    for name, parameter in parameters.items():
+        prefix = f"state.{name}."
+        moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if moments:
+            optimizer.state[parameter] = moments
     torch.set_rng_state(tensors["rng"])
     return int(str(manifest["step"]))
+
+
+@torch.no_grad()
+def _fill(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        stored = tensors[f"parameter.{name}"]
+        parameter.copy_(stored.view(parameter.dtype) if stored.dtype == torch.int16 else stored)
 
 
 def _storable(tensor: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ class Step:
 class Plan:
     """How long and how hard. `checkpoint` is called with the number of finished steps, every `checkpoint_s` seconds.
 
-    before: what the objective has to know of a whole step, where it has to.
+    before: what the objective has to know of a whole step, where it has to. ends_after: called with the number of
+    finished steps after each; where it says True, that step was the last one. Its time counts for no step.
     """
 
     steps: int
@@ -54,6 +55,7 @@ class Plan:
     checkpoint_s: float
     checkpoint: Callable[[int], None]
     before: Before | None = None
+    ends_after: Callable[[int], bool] = lambda _: False
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def fit(
     plan: Plan,
     on_step: Sequence[Callable[[Step], None]] = (),
 ) -> list[Step]:
-    """Take the steps of `plan` and return them.
+    """Take the steps of `plan`, or fewer where it says so between two of them, and return them.
 
     Ctrl-C is let through after the step under way is whole and its state written; so are RewardError and EngineError,
     which `batches` may raise. Raises TrainError where the loss or the gradient is not finite, or a trainable parameter
@@ -108,12 +110,15 @@ def fit(
                 return_memory()
                 for listener in on_step:
                     listener(done[-1])
+                ended = plan.ends_after(number)
                 due = time.monotonic() - saved_at >= plan.checkpoint_s
                 if interrupted() or (due and number < plan.steps):
                     plan.checkpoint(number)
                     saved_at = time.monotonic()
                 if interrupted():
                     raise KeyboardInterrupt
+                if ended:
+                    break
                 started = time.perf_counter()
     except (RewardError, EngineError):
         # A user's function or a process failed where the next step was to come from: what was learnt is kept.

@@ -169,6 +169,14 @@ class Engine(CausalModel):
                 start = end
         self._prompt_keys = kept
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        held = self.lower, self._prompt_keys
+        try:
+            yield
+        finally:
+            self.lower, self._prompt_keys = held
+
     def prompt_context(self, place_C: Tensor) -> Context:
         """Return remembered prompts' tokens as a context, through which nothing flows back."""
         assert self._prompt_keys is not None

@@ -179,7 +179,9 @@ template <class T> static void attend_few(const Attention<T> &at, const Task &ta
 template <class T> static void attend_forward(const Attention<T> &at, const Task &task, T *out, i64 ldo, Acc<T> *lse) {
   typedef Acc<T> A;
   constexpr int L = LANES<T>;
-  if (task.last - task.first <= UNPACKED_ROWS) return attend_few(at, task, out, ldo, lse);
+  // Where every node is one token, replies are growing.
+  if (at.num_tokens == at.num_nodes && task.last - task.first <= UNPACKED_ROWS)
+    return attend_few(at, task, out, ldo, lse);
   constexpr A NOTHING = -1e30;
   const Node &node = at.nodes[task.node];
   const std::vector<Tile> tiles = tiles_of(at, task);

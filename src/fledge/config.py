@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 FILE_NAME = "fledge.yaml"
 Auto = Literal["auto"]
@@ -43,6 +43,21 @@ def _checked_sources(value: object) -> object:
     return value
 
 
+def _checked_tokens(texts: list[str]) -> list[str]:
+    """Refuse what can be no token of its own, whatever the model."""
+    for text in texts:
+        shown = repr(text if len(text) <= 40 else text[:39] + "…")
+        if not text.strip():
+            raise ValueError("a token without a text; leave it out")
+        if text != text.strip() or not text.isprintable():
+            raise ValueError(
+                f"{shown} begins or ends with a blank, or holds a line break; the text around it has those"
+            )
+        if texts.count(text) > 1:
+            raise ValueError(f"{shown} stands twice; leave one out")
+    return texts
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,6 +81,9 @@ class DataConfig(_Section):
     encoding: str = Field("auto", description="of text files: auto, or a name such as utf-8, cp1252, utf-16")
     me: str | None = Field(None, description="whose messages are taught where the rows are chats between people")
     columns: dict[str, str] = Field(default_factory=dict, description="renames: {question: 'Frage', answer: 'Antwort'}")
+    add_tokens: Annotated[list[str], BeforeValidator(_as_list), AfterValidator(_checked_tokens)] = Field(
+        default_factory=list, description="texts that become one token each, such as <cv>; their rows are trained too"
+    )
 
     @field_validator("temperature")
     @classmethod
@@ -226,6 +244,10 @@ class RlConfig(_Section):
     max_ratio: float = Field(
         2.0, ge=1, le=100, description="what a token counts at most where the sampler found it less likely"
     )
+    discount: float = Field(1.0, gt=0, le=1, description="ppo: what a token later counts less")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="ppo: 1 believes what came of a reply, 0 the critic alone")
+    value_clip: float = Field(0.2, gt=0, le=100, description="ppo: how far the critic moves in one batch at most")
+    value_weight: float = Field(0.1, ge=0, le=100, description="ppo: how much the critic's error counts")
     sampler: Literal["auto", "torch", "llama"] = Field(
         "auto", description="who samples: torch in batches, llama.cpp with the adapter, or the faster of both (auto)"
     )
@@ -255,11 +277,11 @@ class Config(_Section):
     """Everything a project can be told. An unknown key is an error that names the nearest known one."""
 
     model: str = Field("smollm2-135m", description="catalog name, hub id, folder or .gguf")
-    objective: Literal["sft", "text", "dpo", "ipo", "orpo", "simpo", "kto", "reward", "grpo", "rloo"] = Field(
+    objective: Literal["sft", "text", "dpo", "ipo", "orpo", "simpo", "kto", "reward", "grpo", "rloo", "ppo"] = Field(
         "sft",
         description="sft: answers; text: documents, every token (continued pre-training); dpo, ipo, orpo, simpo: pairs "
-        "of a better and a worse answer; kto: answers judged good or bad; reward: pairs, to score answers; grpo, rloo: "
-        "its own replies by their rewards",
+        "of a better and a worse answer; kto: answers judged good or bad; reward: pairs, to score answers; grpo, rloo, "
+        "ppo: its own replies by their rewards",
     )
     method: Literal["lora", "qlora", "full"] = Field(
         "lora",

@@ -68,6 +68,7 @@ def result(run: RunFolder) -> tuple[bytes, list[dict[str, Any]], dict[str, bytes
         ("grpo", {}),
         ("grpo", {"loss": "dr_grpo", "updates": 2, "kl_weight": 0.01, "temperature": 0.9}),
         ("rloo", {"kl_weight": 0.01}),
+        ("ppo", {"kl_weight": 0.01, "updates": 2, "value_weight": 0.5}),
     ],
 )
 def test_a_run_learns_what_is_rewarded_and_goes_on_bit_by_bit(
@@ -78,6 +79,7 @@ def test_a_run_learns_what_is_rewarded_and_goes_on_bit_by_bit(
     summary = tune(project, config)
     whole = list_runs(project)[0]
     adapter, lines, replies = result(whole)
+    assert b"score.weight" not in adapter, "a critic is of use to its own run alone"
     updates = rl.get("updates", 1)
     assert len(lines) == 16 * updates and len(replies) == 16
     assert summary["reward_last"] > 2 * summary["reward_first"]

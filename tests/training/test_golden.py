@@ -51,6 +51,10 @@ def rows_of(name: str) -> tuple[list[Example], list[Example]]:
         # As if they had been drawn when each token was as likely as any other, every second reply being a good one.
         tokens = [{name: [-6.0] * e.num_taught for name in ("sampled", "old", "reference")} for e in examples]
         signs = [{"advantage": 1.0 - 2 * (i % 2)} for i in range(len(examples))]
+        if OBJECTIVES[name].critic:
+            for own, e, sign in zip(tokens, examples, signs, strict=True):
+                count, worth = e.num_taught, sign["advantage"]
+                own |= {"advantage": [worth] * count, "return": [worth] * count, "value": [0.0] * count}
         return [replace(e, columns=c, tokens=t) for e, c, t in zip(examples, signs, tokens, strict=True)], []
     if OBJECTIVES[name].judges:
         return [read_at_end(e) for e in examples], []
@@ -64,7 +68,7 @@ def rows_of(name: str) -> tuple[list[Example], list[Example]]:
 def test_the_losses_are_the_recorded_ones(name: str, tmp_path: Path) -> None:
     model = load_tiny(save_tiny_model(tmp_path / "model"))
     parameters = model.parameters()
-    if OBJECTIVES[name].judges:
+    if OBJECTIVES[name].judges or OBJECTIVES[name].critic:
         parameters["score"] = model.add_scalar_head()
     optimizer = adamw(parameters, weight_decay=0.01)
     plan = Plan(STEPS, 0, Schedule(1e-2, STEPS, 0.1), 1.0, 1e9, lambda step: None)

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from fledge.model.causal import CausalModel
 from fledge.model.decode import Drawing, Drawn, sample
 from fledge.model.tokens import single
 from fledge.objective.policy import group_advantages, grpo, leave_one_out
+from fledge.objective.ppo import ppo
 from fledge.records import Example
 from fledge.training.batch import Batch, to_batch
+from fledge.training.critic import Critic
 from fledge.training.rollout import (
     Rollout,
     RolloutPlan,
@@ -39,6 +42,14 @@ ENDS = frozenset(range(0, 384, 9))
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> CausalModel:
     return load_tiny(save_tiny_model(tmp_path_factory.mktemp("rollout") / "model"), dtype=torch.float64)
+
+
+@pytest.fixture
+def critical(tmp_path: Path) -> CausalModel:
+    """A model with a critic that expects something."""
+    model = load_tiny(save_tiny_model(tmp_path / "model"), dtype=torch.float64)
+    torch.nn.init.normal_(model.add_scalar_head(), generator=torch.Generator().manual_seed(5))
+    return model
 
 
 def with_tokens(examples: Sequence[Example]) -> list[Example]:
@@ -113,9 +124,9 @@ class Held:
         self.kept[number] = list(rollouts)
 
 
-def judge(row: int, ids: Sequence[int]) -> Verdict:
-    worth = sum(ids) % 7 / 7
-    return Verdict(" ".join(map(str, ids)), {"sum": worth}, worth)
+def judge(rows: Sequence[int], replies: Sequence[Sequence[int]]) -> list[Verdict]:
+    worths = [sum(ids) % 7 / 7 for ids in replies]
+    return [Verdict(" ".join(map(str, ids)), {"sum": w}, w) for ids, w in zip(replies, worths, strict=True)]
 
 
 def maker(model: CausalModel, temperature: float = 1.0) -> object:
@@ -141,7 +152,7 @@ def test_a_batch_is_the_group_of_every_prompt(model: CausalModel) -> None:
             group = rollouts[start : start + 3]
             assert [r.advantage for r in group] == leave_one_out([r.reward for r in group])
         for rollout in rollouts:
-            assert rollout.reward == judge(rollout.row, rollout.ids).reward
+            assert rollout.reward == judge([rollout.row], [rollout.ids])[0].reward
             example = Example(
                 [*plan.prompts[rollout.row], *rollout.ids],
                 [0.0] * len(plan.prompts[rollout.row]) + [1.0] * len(rollout.ids),
@@ -196,12 +207,38 @@ def test_distance_can_be_part_of_the_reward(model: CausalModel) -> None:
     assert [r.advantage for r in plain_ones] != [r.advantage for r in rollouts]
 
 
+def test_a_critic_judges_every_token(critical: CausalModel) -> None:
+    """One pass gives log p and what was expected; what tokens earned goes with them into the step."""
+    critic = Critic(discount=0.98, gae_lambda=0.9, kl_weight=0.2)
+    plan, held = plan_of(kl_weight=0.2, critic=critic, temperature=0.7), Held()
+    [batch] = stream(critical, plan, held, steps=1)
+    rollouts = held.kept[1]
+    for rollout in rollouts:
+        prompt = list(plan.prompts[rollout.row])
+        ids = prompt + rollout.ids
+        example = Example(ids, [0.0] * len(prompt) + [1.0] * len(rollout.ids), "alone")
+        [alone] = scored_pieces(critical, to_batch([example], tokens_per_piece=1000))
+        assert rollout.old == pytest.approx(by_hand(critical, example, 0.7), abs=1e-10)
+        assert alone.values_M is not None
+        assert rollout.values == pytest.approx(alone.values_M.tolist(), abs=1e-10), "temperature is of sampling alone"
+    columns = ([getattr(r, name) for r in rollouts] for name in ("reward", "old", "reference", "values"))
+    assert critic.judge(*columns) == ([r.gains for r in rollouts], [r.returns for r in rollouts])
+    pieces = list(scored_pieces(critical, batch))
+    told = {name: sorted(x for p in pieces for x in p.tokens_M[name].tolist()) for name in pieces[0].tokens_M}
+    assert told["advantage"] == sorted(x for r in rollouts for x in r.gains)
+    assert told["return"] == sorted(x for r in rollouts for x in r.returns)
+    knobs = {"clip_low": 0.2, "clip_high": 0.3, "value_clip": 0.2, "value_weight": 0.5, "max_ratio": 2.0}
+    losses = [ppo(scored, **knobs) for scored in pieces]
+    assert sum(loss.metrics["clipped"].total for loss in losses) == 0, "the policy is still what was sampled from"
+    assert sum(loss.metrics["value_loss"].total for loss in losses) > 0
+
+
 def test_equal_rewards_leave_the_model_as_it_is(model: CausalModel) -> None:
     plan = plan_of(advantages=lambda rewards: group_advantages(rewards, scale=True))
     held = Held()
     make = maker(model)
     same = rollout_batches(
-        model, plan, make, lambda row, ids: Verdict("", {"x": 0.1}, 0.1), held, first_step=0, steps=1
+        model, plan, make, lambda rows, replies: [Verdict("", {"x": 0.1}, 0.1)] * len(rows), held, first_step=0, steps=1
     )  # type: ignore[arg-type]
     (batch,) = same
     for parameter in model.parameters().values():

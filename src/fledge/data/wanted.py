@@ -24,6 +24,7 @@ LEARNS_FROM: Mapping[str, RowKind] = {
     "reward": "pairs",
     "grpo": "prompts",
     "rloo": "prompts",
+    "ppo": "prompts",
 }
 UNITS: Mapping[RowKind, int] = {"answers": 1, "pairs": 2, "judged": 1, "prompts": 1}
 WANTED: Mapping[RowKind, str] = {

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from fledge.objective import policy, preference
+from fledge.objective.ppo import ppo
 from fledge.objective.reward import reward
 from fledge.objective.scored import Before, Loss, Objective
 from fledge.objective.sft import sft
@@ -19,6 +20,7 @@ class Aim:
 
     reference: it compares with the model as it was. beta: what that knob is where nobody says. facts: finds what it has
     to know of a whole step, and is told `facts_terms`. judges: it learns to score answers, each where it has ended.
+    critic: it learns what to expect of a reply before each token.
     """
 
     function: Callable[..., Loss]
@@ -28,6 +30,7 @@ class Aim:
     facts: Callable[..., Any] | None = None
     facts_terms: tuple[str, ...] = ()
     judges: bool = False
+    critic: bool = False
 
     def make(self, knobs: Mapping[str, Any]) -> Objective:
         """Return the objective under resolved `knobs`, of which it takes its own."""
@@ -56,4 +59,5 @@ OBJECTIVES: Mapping[str, Aim] = {
     "reward": Aim(reward, ("margin", "label_smoothing", "centre_weight"), judges=True),
     "grpo": Aim(policy.grpo, ("clip_low", "clip_high", "kl_weight", "loss", "max_tokens", "max_ratio")),
     "rloo": Aim(policy.rloo, ("clip_low", "clip_high", "max_ratio")),
+    "ppo": Aim(ppo, ("clip_low", "clip_high", "value_clip", "value_weight", "max_ratio"), critic=True),
 }

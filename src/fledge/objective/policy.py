@@ -93,7 +93,7 @@ def grpo(
     else:
         assert loss == "dr_grpo", loss
         value = weighted_M.sum() / (scored.step_rows * max_tokens)
-    return Loss(value, _metrics(scored, rho_M, held_M))
+    return Loss(value, metrics_of(scored, rho_M, held_M))
 
 
 def rloo(scored: Scored, *, clip_low: float, clip_high: float, max_ratio: float) -> Loss:
@@ -110,7 +110,7 @@ def rloo(scored: Scored, *, clip_low: float, clip_high: float, max_ratio: float)
     losses_S = -torch.minimum(rho_S * advantage_S, clipped_S * advantage_S)
     losses_S = losses_S * torch.exp(_sums(scored, old_M - _told(scored, "sampled", old_M))).clamp(max=max_ratio)
     held_S = (rho_S.detach() * advantage_S) > (clipped_S.detach() * advantage_S)
-    return Loss(losses_S.sum() / scored.step_rows, _metrics(scored, rho_S, held_S))
+    return Loss(losses_S.sum() / scored.step_rows, metrics_of(scored, rho_S, held_S))
 
 
 def k3(logps_M: Tensor, reference_M: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def _sums(scored: Scored, values_M: Tensor) -> Tensor:
     return zeros.index_add(0, scored.sequence_M, values_M * scored.weight_M)
 
 
-def _metrics(scored: Scored, rho: Tensor, held: Tensor) -> dict[str, Mean]:
+def metrics_of(scored: Scored, rho: Tensor, held: Tensor) -> dict[str, Mean]:
     """Return what a step tells beside its loss: of replies all columns, of tokens how far the policy has moved."""
     logps_M = scored.logps_M.detach()
     told = {name: Mean.of(column) for name, column in scored.columns_S.items() if name != ADVANTAGE}

@@ -76,7 +76,9 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
     }
     gradients = model.gradients()
     full = setup.config.method == "full"
-    learns = f"{len(gradients)} weights themselves" if full else f"adapters beside {len(gradients) // 2} layers"
+    layers = sum(".lora_A." in name for name in gradients)
+    learns = f"{len(gradients)} weights themselves" if full else f"adapters beside {layers} layers"
+    learns += f" and rows of {len(model.token_ids)} added tokens" if model.token_ids else ""
     without = [name for name, grad in gradients.items() if not bool(torch.isfinite(grad).all()) or not grad.any()]
     # B starts at zero, so the first step gives A none.
     without = [name for name in without if ".lora_A." not in name]

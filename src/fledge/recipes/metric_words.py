@@ -20,6 +20,7 @@ METRICS = {
     "ended": ("Ended by themselves", "share of replies"),
     "entropy": ("Entropy", "in nats per token; near 0 nothing new is tried any more"),
     "clipped": ("Clipped", "share of tokens that had moved too far to count"),
+    "value_loss": ("Critic", "half of its squared error, a token in the mean"),
     "sampler_gap": ("Sampler", "how far its log-probabilities are from the trainer's, mean, in nats per token"),
     "kl": ("Distance", "from the model as it was, in nats"),
 }

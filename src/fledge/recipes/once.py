@@ -27,6 +27,8 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
     if unknown:
         hint = nearest(unknown[0], ALL_LINEAR) or f". There are: {', '.join(ALL_LINEAR)}."
         raise ConfigError("config.bad_value", f"no linear layer is called '{unknown[0]}'{hint}", where="train.targets")
+    if config.data.add_tokens:
+        _check_added(config, plain)
     if config.method == "qlora":
         _check_stored(weights, plain)
     remedy = "Leave one of them out."
@@ -94,6 +96,25 @@ def _check_full(config: Config, plain: str) -> None:
 def quantised(weights: Weights) -> bool:
     """Whether some of the weights are stored in blocks."""
     return any(weights.blocks(name) is not None for name in weights.names())
+
+
+def _check_added(config: Config, plain: str) -> None:
+    """Raise ConfigError where rows of added tokens cannot be trained, or could not be handed over."""
+    frozen = next(
+        (n for n in ("layers", "top_layers", "after_prompt") if getattr(config.train, n) not in (None, False)), ""
+    )
+    problem, remedy = "", "Leave one of the two out."
+    if config.method == "qlora":
+        problem = "qlora is served on top of its base file as it is, which has no rows for added tokens."
+        remedy = "Take method: lora, or leave the tokens out."
+    elif aim_of(config).judges:
+        problem = f"objective {config.objective} hands over an adapter alone, whose base does not know added tokens."
+    elif plain:
+        problem = f"their rows are trained on the fast path only, and {plain}."
+    elif frozen:
+        problem = f"train.{frozen} leaves the embedding as it is, in which they would have to be learnt."
+    if problem:
+        raise ConfigError("config.bad_value", problem, where="data.add_tokens", remedy=remedy)
 
 
 def _check_stored(weights: Weights, plain: str) -> None:

@@ -23,9 +23,11 @@ from fledge.recipes.samplers import MAKERS, choose_sampler, drawing_of, torch_ma
 from fledge.recipes.setup import Setup
 from fledge.recipes.tries import FOLDER
 from fledge.records import Conversation
-from fledge.rewards.record import Known, Reward, Sample
+from fledge.rewards.record import Known, Reward, Sample, score_all
 from fledge.rewards.trial import MORE_DIFFERENCE, NO_DIFFERENCE
+from fledge.training.aims import aim_of
 from fledge.training.batch import Batch
+from fledge.training.critic import Critic
 from fledge.training.rollout import Keep, Make, Rollout, RolloutPlan, Verdict, prompt_of, rollout_batches
 
 Say = Callable[[str], None]
@@ -42,12 +44,20 @@ class Court:
     decode: Callable[[Sequence[int]], str]
     ends: frozenset[int]
 
-    def judge(self, rows: Sequence[Conversation], row: int, ids: Sequence[int]) -> Verdict:
-        """Return what a reply to `row` is worth. Raises RewardError."""
-        text = self.decode(ids[:-1] if ids[-1] in self.ends else ids)
-        given = {reward.name: reward.score(_sample(rows[row], text)) for reward in self.rewards}
-        total = sum(weight * value for weight, value in zip(self.weights, given.values(), strict=True))
-        return Verdict(text, given, total)
+    def judge(
+        self, rows: Sequence[Conversation], numbers: Sequence[int], replies: Sequence[Sequence[int]]
+    ) -> list[Verdict]:
+        """Return what each reply to the row of its number is worth. Raises RewardError."""
+        texts = [self.decode(ids[:-1] if ids[-1] in self.ends else ids) for ids in replies]
+        samples = [_sample(rows[number], text) for number, text in zip(numbers, texts, strict=True)]
+        given: list[dict[str, float]] = [{} for _ in samples]
+        for reward in self.rewards:
+            for own, value in zip(given, score_all(reward, samples), strict=True):
+                if isinstance(value, RewardError):
+                    raise value
+                own[reward.name] = value
+        totals = [sum(w * value for w, value in zip(self.weights, own.values(), strict=True)) for own in given]
+        return [Verdict(*each) for each in zip(texts, given, totals, strict=True)]
 
 
 @contextmanager
@@ -74,7 +84,7 @@ def weighed(config: Config) -> dict[str, float]:
 
 def _sample(row: Conversation, reply: str) -> Sample:
     asked = next((message.content for message in reversed(row.prompt) if message.role == "user"), "")
-    return Sample(asked, reply, answer_of(row), row.origin, "a sample")
+    return Sample(asked, reply, answer_of(row), row.origin, "a sample", row.prompt)
 
 
 class Rollouts:
@@ -173,7 +183,7 @@ class Source:
             part = range(start, min(len(rows), start + ASKED_AT_ONCE))
             prompts = [prompt_of(examples[i]) for i in part]
             replies = torch_maker(self.model, self.setup, drawing)(prompts, [(i, 0) for i in range(len(prompts))])
-            verdicts += [self.court.judge(rows, i, reply.ids) for i, reply in zip(part, replies, strict=True)]
+            verdicts += self.court.judge(rows, part, [reply.ids for reply in replies])
             drawn += replies
         if not verdicts:
             return Measured(None, {}, {})
@@ -201,6 +211,7 @@ def rollout_plan(setup: Setup) -> RolloutPlan:
         advantages=leave_one_out if setup.config.objective == "rloo" else partial(group_advantages, scale=scale),
         kl_weight=rl.kl_weight,
         kl_in_reward=setup.config.objective == "rloo",
+        critic=Critic(rl.discount, rl.gae_lambda, rl.kl_weight) if aim_of(setup.config).critic else None,
         has_reference=setup.config.method != "full",
     )
 

@@ -25,6 +25,7 @@ from fledge.data.tree import Places
 from fledge.model.adapter import SCORE
 from fledge.model.causal import CausalModel
 from fledge.model.engine.decoder import held_bytes
+from fledge.model.extended import Extended, extend
 from fledge.model.hardware import DTYPES, Machine, survey
 from fledge.model.load import load_model, plain_reason, prepare_plain
 from fledge.model.lora import LoraSettings, layer_of
@@ -77,7 +78,7 @@ class Setup:
             "course": self.course.digest,
             "knobs": self.config.model_dump(include=self._deciding),
             "threads": self.threads,
-        }
+        } | ({"added": dict(self.weights.added)} if self.weights.added else {})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -123,7 +124,7 @@ def prepare(
     """
     today = today or datetime.date.today()
     rows = read_project(project, config)
-    weights = open_weights(resolve_model(config.model, base_dir=project))
+    weights = extend(open_weights(resolve_model(config.model, base_dir=project)), config.data.add_tokens)
     template = ChatTemplate(load_tokenizer(weights), today=today)
     config, rl_choices = resolve_rl(config, rows.train)
     lesson, held_out, spread = _lessons(rows, template, config, context_tokens=weights.shape.context_tokens)
@@ -135,6 +136,7 @@ def prepare(
     # What a run samples is not known before: nothing of it can be computed once.
     places = None if lesson.asked else places_of(config.train, lesson.examples, plain=plain)
     held = remembered_bytes(config.train, places, weights.shape, dtype=machine.dtype)
+    held += weights.learnt_bytes if isinstance(weights, Extended) and config.method != "full" else 0
     course = plan_course(
         lesson.rows,
         weights=rows.weights,
@@ -206,6 +208,7 @@ def _notes(
     notes = [*rows.notes, taught]
     notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
     notes += course.notes
+    notes += _notes_of_added(lesson, weights)
     if unused := unheard(config):
         notes.append(f"WARNING: {', '.join(unused)}: says nothing to {config.objective}")
     notes += [f"held out: {held_out.left_out}"] if held_out.left_out else []
@@ -213,6 +216,20 @@ def _notes(
         notes.append("train.after_prompt: the adapter opens in PEFT; to export and serve it, train on a GGUF file")
     if (plain or lesson.asked) and config.train.top_layers is not None:
         notes.append("train.top_layers saves less here: the lower layers are computed in every step")
+    return notes
+
+
+def _notes_of_added(lesson: Lesson, weights: Weights) -> list[str]:
+    """Return where added tokens have their rows, and which of them no row holds."""
+    if not isinstance(weights, Extended):
+        return []
+    found: set[int] = set().union(*(set(weights.ids).intersection(example.ids) for example in lesson.examples))
+    own = "of the embedding that no token used" if weights.shape.vocab_size > weights.ids.stop else "of their own"
+    notes = [f"{len(weights.ids)} tokens are added, ids {weights.ids[0]} to {weights.ids[-1]}, in rows {own}"]
+    absent = [text for text, number in weights.added.items() if number not in found]
+    if absent:
+        few = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        notes.append(f"WARNING: data.add_tokens: {few}: in no row that is learnt from, so nothing is learnt of it")
     return notes
 
 
@@ -246,12 +263,15 @@ def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.opt
     if setup.config.method == "full":
         span = layers_of(train, setup.weights.shape.num_layers)
         model.train_weights(setup.weights, span, masters=DTYPES[train.masters])
-        parameters = model.parameters()
-        return model, parameters, optimizer_of(train.optimizer, parameters, weight_decay=train.weight_decay)
-    model.add_adapter(setup.lora, seed=train.seed)
-    parameters = model.parameters()
-    if aim_of(setup.config).judges:
+    else:
+        model.add_adapter(setup.lora, seed=train.seed)
+        if isinstance(setup.weights, Extended):
+            model.train_rows(setup.weights)
+    parameters, aim = model.parameters(), aim_of(setup.config)
+    if aim.judges or aim.critic:
         parameters[SCORE] = model.add_scalar_head()
+    if setup.config.method == "full":
+        return model, parameters, optimizer_of(train.optimizer, parameters, weight_decay=train.weight_decay)
     return model, parameters, adamw(parameters, weight_decay=train.weight_decay, lora_plus=train.lora_plus)
 
 
@@ -280,6 +300,7 @@ def refer(setup: Setup, model: CausalModel, say: Callable[[str], None] = _quiet)
         return setup
     assert train.tokens_per_piece != "auto"
     key = f"{setup.base_sha256} {train.dtype} {setup.threads} {model.path} {fledge.__version__}"
+    key += f" {list(setup.weights.added)}" if setup.weights.added else ""
     size = min(train.tokens_per_piece, setup.plan.tokens)
     lesson, held_out = (
         with_reference(model, part, key=key, tokens_per_piece=size, say=say) for part in (setup.lesson, setup.held_out)

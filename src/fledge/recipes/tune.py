@@ -30,7 +30,7 @@ from fledge.recipes.report import write_report
 from fledge.recipes.rollouts import open_source
 from fledge.recipes.setup import Setup, build, prepare, refer, stream
 from fledge.recipes.watch import Watch, best_is_there
-from fledge.release.folder import copy_tokenizer
+from fledge.release.folder import copy_tokenizer, write_tokenizer
 from fledge.training import checkpoint
 from fledge.training.aims import aim_of, before_of, objective_of
 from fledge.training.evaluations import Evaluation
@@ -168,12 +168,22 @@ def _save(run: RunFolder, setup: Setup, model: CausalModel) -> Path:
             model.save_weights(staged)
             if isinstance(setup.weights, OtherWeights):
                 copy_tokenizer(setup.weights.path, staged)
+            _write_added(setup, staged)
         return run.model / SINGLE_NAME
     adapter = model.adapter(setup.lora, base_name=setup.config.model)
     if setup.config.train.after_prompt:
         adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
-    save_adapter(adapter, run.adapter)
+    if not aim_of(setup.config).judges:
+        # A critic is of use to its own run alone.
+        adapter = replace(adapter, score=None)
+    save_adapter(adapter, run.adapter, beside=lambda staged: _write_added(setup, staged))
     return run.adapter / TENSORS_NAME
+
+
+def _write_added(setup: Setup, folder: Path) -> None:
+    """Put the tokenizer beside what was trained where tokens were added to it: other programs need it as well."""
+    if setup.weights.added:
+        write_tokenizer(folder, setup.weights, setup.template.tokenizer)
 
 
 def _restore(

@@ -39,6 +39,7 @@ def unheard(config: Config) -> list[str]:
     """Return the preference and rl knobs that were set and say nothing to this objective."""
     heard = set(aim_of(config).terms) | (SOURCE_TERMS if rolls_out(config) else set())
     heard |= {"scale_rewards"} if config.objective == "grpo" else set()
+    heard |= {"discount", "gae_lambda"} if aim_of(config).critic else set()
     found = []
     for section, usual in (("preference", PreferenceConfig()), ("rl", RlConfig())):
         told = getattr(config, section).model_dump()

@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import pstdev
+from statistics import fmean, pstdev
 from typing import Protocol
 
 from fledge.data.course import Course, plain
@@ -24,7 +24,8 @@ from fledge.model.tokens import Prompts
 from fledge.objective.policy import ADVANTAGE, is_flat
 from fledge.records import Example
 from fledge.training.batch import Batch, to_batch, to_tokens
-from fledge.training.score import token_logps
+from fledge.training.critic import Critic
+from fledge.training.score import token_logps, token_scores
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Rollout:
     """A reply to the prompt of `row`: its tokens, log p of each as it was drawn, and what was made of it since.
 
     old, reference: log p of each token as the trainer computes it, under the policy that drew it and under the model as
-    it was; empty where nobody has asked.
+    it was; empty where nobody has asked. values, gains, returns: what the critic expected before each token, what the
+    token earned beyond it, and what came after it; empty without a critic.
     """
 
     row: int
@@ -54,6 +56,9 @@ class Rollout:
     advantage: float = 0.0
     old: list[float] = field(default_factory=list)
     reference: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
 
 
 # The memory of a step is judged by so many prompts, the longest among them.
@@ -61,8 +66,8 @@ TRIAL_PROMPTS = 256
 
 # (prompts, (number of a prompt, seed) of each reply) -> replies.
 Make = Callable[[Sequence[Sequence[int]], Sequence[tuple[int, int]]], Sequence[Drawn]]
-# (row, ids of a reply) -> what it is worth.
-Judge = Callable[[int, Sequence[int]], Verdict]
+# (rows, ids of a reply to each) -> what each is worth.
+Judge = Callable[[Sequence[int], Sequence[Sequence[int]]], list[Verdict]]
 
 
 class Keep(Protocol):
@@ -80,7 +85,7 @@ class RolloutPlan:
 
     advantages: of the rewards of one group. kl_weight: how much staying by the model as it was counts; kl_in_reward: as
     part of the reward (eq. 3 of Ahmadian et al. 2024), or else the objective sees to it. has_reference: whether the
-    model can still answer as it was.
+    model can still answer as it was. critic: what makes rewards of replies those of tokens, in place of `advantages`.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -95,6 +100,7 @@ class RolloutPlan:
     kl_weight: float = 0.0
     kl_in_reward: bool = False
     has_reference: bool = True
+    critic: Critic | None = None
 
     def rows(self, number: int) -> list[int]:
         """Return the rows of batch `number`, from 0; each stands once for its whole group."""
@@ -129,17 +135,31 @@ def roll(model: CausalModel, plan: RolloutPlan, make: Make, judge: Judge, *, num
     model.train(False)
     drawn = make([plan.prompts[row] for row in rows], asked)
     found = []
-    for (place, _), reply in zip(asked, drawn, strict=True):
-        verdict = judge(rows[place], reply.ids)
+    verdicts = judge([rows[place] for place, _ in asked], [reply.ids for reply in drawn])
+    for (place, _), reply, verdict in zip(asked, drawn, verdicts, strict=True):
         said = (verdict.text, verdict.rewards, verdict.reward)
         found.append(Rollout(rows[place], reply.ids, reply.logps, reply.ended, *said))
     found = _scored(model, plan, found)
     model.train()
+    if plan.critic is not None:
+        return _earned(found, plan.critic)
     for start in range(0, len(found), plan.group):
         part = slice(start, start + plan.group)
         worth = [each.reward - (_kl(each) * plan.kl_weight if plan.kl_in_reward else 0.0) for each in found[part]]
         found[part] = [replace(e, advantage=a) for e, a in zip(found[part], plan.advantages(worth), strict=True)]
     return found
+
+
+def _earned(rollouts: Sequence[Rollout], critic: Critic) -> list[Rollout]:
+    """Return the rollouts with what each of their tokens earned."""
+    gains, returns = critic.judge(
+        [each.reward for each in rollouts],
+        [each.old for each in rollouts],
+        [each.reference for each in rollouts],
+        [each.values for each in rollouts],
+    )
+    earned = zip(rollouts, gains, returns, strict=True)
+    return [replace(each, advantage=fmean(gain), gains=gain, returns=goal) for each, gain, goal in earned]
 
 
 def _kl(rollout: Rollout) -> float:
@@ -156,9 +176,9 @@ def _scored(model: CausalModel, plan: RolloutPlan, rollouts: Sequence[Rollout]) 
     examples = [_example(plan, rollout) for rollout in rollouts]
     size, temperature = plan.tokens_per_piece, plan.temperature
     found = list(rollouts)
-    if plan.updates > 1 or (plan.kl_in_reward and plan.kl_weight):
-        olds = token_logps(model, examples, tokens_per_piece=size, temperature=temperature)
-        found = [replace(each, old=old) for each, old in zip(found, olds, strict=True)]
+    if plan.updates > 1 or plan.critic is not None or (plan.kl_in_reward and plan.kl_weight):
+        olds, values = token_scores(model, examples, tokens_per_piece=size, temperature=temperature)
+        found = [replace(each, old=o, values=v) for each, o, v in zip(found, olds, values, strict=True)]
     if not plan.has_reference:
         return found
     which = range(0, len(found), 1 if plan.kl_weight else plan.group)
@@ -179,7 +199,7 @@ def _example(plan: RolloutPlan, rollout: Rollout) -> Example:
 def _batch(model: CausalModel, plan: RolloutPlan, rollouts: Sequence[Rollout]) -> Batch:
     """Return the optimizer step over rollouts, with what an objective and a person are told of each."""
     examples = []
-    olds = any(rollout.old for rollout in rollouts) and plan.updates > 1
+    olds = any(rollout.old for rollout in rollouts) and (plan.updates > 1 or plan.critic is not None)
     for start in range(0, len(rollouts), plan.group):
         group = rollouts[start : start + plan.group]
         rewards = [rollout.reward for rollout in group]
@@ -198,10 +218,16 @@ def _batch(model: CausalModel, plan: RolloutPlan, rollouts: Sequence[Rollout]) -
                 "sampled": rollout.sampled,
                 "reference": rollout.reference or [math.nan] * len(rollout.ids),
                 **({"old": rollout.old} if olds else {}),
+                **_told_of_critic(rollout),
             }
             examples.append(replace(_example(plan, rollout), columns=columns, tokens=tokens))
     batch = to_batch(examples, tokens_per_piece=plan.tokens_per_piece, trunk=model.has_trunks)
     return replace(batch, temperature=plan.temperature)
+
+
+def _told_of_critic(rollout: Rollout) -> dict[str, list[float]]:
+    told = {"advantage": rollout.gains, "return": rollout.returns, "value": rollout.values}
+    return told if rollout.gains else {}
 
 
 def seed_of(*parts: int) -> int:

@@ -55,19 +55,33 @@ def scored_pieces(model: CausalModel, batch: Batch, facts: Mapping[str, float] =
             )
 
 
-@torch.no_grad()
 def token_logps(
     model: CausalModel, examples: Sequence[Example], *, tokens_per_piece: int, temperature: float = 1.0
 ) -> list[list[float]]:
     """Return log p of each taught token of each example, in nats, prefixes that they share computed once."""
+    return token_scores(model, examples, tokens_per_piece=tokens_per_piece, temperature=temperature)[0]
+
+
+@torch.no_grad()
+def token_scores(
+    model: CausalModel, examples: Sequence[Example], *, tokens_per_piece: int, temperature: float = 1.0
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Return log p of each taught token of each example, and what the scalar head gives before it, if there is one.
+
+    Both come from one pass, in which shared prefixes are computed once.
+    """
     numbered = [replace(example, columns={"place": i}, tokens={}) for i, example in enumerate(examples)]
     batch = to_batch(numbered, tokens_per_piece=tokens_per_piece, trunk=model.has_trunks, ranks=Ranks())
-    found: list[list[float]] = [[] for _ in examples]
+    logps: list[list[float]] = [[] for _ in examples]
+    values: list[list[float]] = [[] for _ in examples]
     for scored in scored_pieces(model, replace(batch, temperature=temperature)):
-        places = scored.columns_S["place"].long().tolist()
-        for sequence, logp in zip(scored.sequence_M.tolist(), scored.logps_M.tolist(), strict=True):
-            found[places[sequence]].append(logp)
-    return found
+        places = scored.columns_S["place"].long()[scored.sequence_M].tolist()
+        for found, numbers_M in ((logps, scored.logps_M), (values, scored.values_M)):
+            for place, number in zip(
+                places, () if numbers_M is None else numbers_M.tolist(), strict=numbers_M is not None
+            ):
+                found[place].append(number)
+    return logps, values
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from fledge.data.lines import lines_of, with_lines
 from fledge.data.prose import end_of_text, rendered_passages, start_of_text, text_examples
 from fledge.data.sources import read_rows
 from fledge.data.template import ChatTemplate
-from fledge.data.tokenizer import Tokenizer, from_folder, tokenizer_json
+from fledge.data.tokenizer import Tokenizer, from_folder
+from fledge.data.tokenizer_files import tokenizer_json
 from fledge.data.tree import pack
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import open_weights

@@ -125,6 +125,7 @@ def _template(config: Config, project: Path) -> tuple[ChatTemplate | None, str]:
     """Return the model's template, or why there is none; nothing is fetched for it."""
     from fledge.data.template import ChatTemplate
     from fledge.errors import FledgeError
+    from fledge.model.extended import extend
     from fledge.model.pull import on_this_machine
     from fledge.model.tokenizer import load_tokenizer
     from fledge.model.weights import open_weights
@@ -136,7 +137,7 @@ def _template(config: Config, project: Path) -> tuple[ChatTemplate | None, str]:
                 None,
                 f"tokens are not counted: {config.model} is not on this machine; `fledge models pull` fetches it",
             )
-        return ChatTemplate(load_tokenizer(open_weights(path))), ""
+        return ChatTemplate(load_tokenizer(extend(open_weights(path), config.data.add_tokens))), ""
     except FledgeError as error:
         return None, f"tokens are not counted: {error}"
 

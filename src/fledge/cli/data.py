@@ -159,6 +159,7 @@ def _config(project: Path, form: str = "auto") -> Config:
 
 def _shown(path: Path, project: Path, count: int) -> list[Shown]:
     from fledge.data.template import ChatTemplate
+    from fledge.model.extended import extend
     from fledge.model.pull import resolve
     from fledge.model.tokenizer import load_tokenizer
     from fledge.model.weights import open_weights
@@ -167,7 +168,8 @@ def _shown(path: Path, project: Path, count: int) -> list[Shown]:
 
     config = _config(project)
     # Without a project the starter model's template is as good as any.
-    template = ChatTemplate(load_tokenizer(open_weights(resolve(config.model, base_dir=project))))
+    weights = open_weights(resolve(config.model, base_dir=project))
+    template = ChatTemplate(load_tokenizer(extend(weights, config.data.add_tokens)))
     return show(inside(project, path), config, template, count=count)
 
 

@@ -1,7 +1,8 @@
 """The one door to the tokenizer library: text to token ids and back, with control tokens kept apart from text.
 
 Control tokens (begin, end of turn, ...) are never found in text: `encode` has no way to produce one. Only the template
-puts them in, by id. That is what keeps a row or a question from closing its own turn.
+puts them in, by id. That is what keeps a row or a question from closing its own turn. Added tokens are found in text,
+wherever they stand, before anything else is cut: the longest first, as llama.cpp does.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +54,8 @@ ALWAYS = frozenset((Place.START, Place.AFTER_CONTROL))
 class Tokenizer:
     """A vocabulary of `size` tokens. `control` maps the text of each control token to its id.
 
-    adds_bos: whether plain text is begun with `bos`, as it was in pre-training.
+    adds_bos: whether plain text is begun with `bos`, as it was in pre-training. added: the ids of tokens that text may
+    spell and the backend does not know. known: the size of the backend's own vocabulary, where it is not `size`.
     """
 
     backend: Backend
@@ -64,16 +66,37 @@ class Tokenizer:
     chat_template: str | None
     blank_at: frozenset[Place] = NEVER
     adds_bos: bool = False
+    added: Mapping[str, int] = field(default_factory=dict)
+    known: int | None = None
 
     def encode(self, text: str, place: Place = Place.START) -> list[int]:
         """Return the ids of plain text; text that looks like a control token stays text."""
+        ids: list[int] = []
+        for piece in self._pieces(text):
+            if isinstance(piece, int):
+                ids.append(piece)
+                place = Place.AFTER_CONTROL
+            else:
+                ids += self._encode(piece, place)
+        return ids
+
+    def _pieces(self, text: str) -> Sequence[str | int]:
+        """Return the text cut at its added tokens, those as their ids."""
+        pieces: list[str | int] = [text]
+        for token in sorted(self.added, key=len, reverse=True):
+            if token in text:
+                pieces = [part for piece in pieces for part in _cut(piece, token, self.added[token])]
+        return pieces
+
+    def _encode(self, text: str, place: Place) -> list[int]:
         if text and place in self.blank_at:
             text = f" {text}"
-        return [i for i in self.backend.encode(text, add_special_tokens=False).ids if i < self.size]
+        size = self.size if self.known is None else self.known
+        return [i for i in self.backend.encode(text, add_special_tokens=False).ids if i < size]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; control tokens are written out as their text."""
-        by_id = {token: text for text, token in self.control.items()}
+        by_id = {token: text for text, token in (*self.control.items(), *self.added.items())}
         pieces: list[str] = []
         run: list[int] = []
         place = Place.START
@@ -91,7 +114,13 @@ class Tokenizer:
     @cached_property
     def digest(self) -> str:
         """A hash of all that decides about ids."""
-        held = (self.backend.to_str(), sorted(self.control.items()), self.size, sorted(p.name for p in self.blank_at))
+        held: tuple[object, ...] = (
+            self.backend.to_str(),
+            sorted(self.control.items()),
+            self.size,
+            sorted(p.name for p in self.blank_at),
+        )
+        held += (sorted(self.added.items()),) if self.added else ()
         return hashlib.sha256(repr(held).encode("utf-8", errors="surrogatepass")).hexdigest()
 
     @cached_property
@@ -99,6 +128,28 @@ class Tokenizer:
         """A pattern that finds control tokens in template text, the longest first."""
         names = sorted(self.control, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+
+def _cut(piece: str | int, token: str, number: int) -> Iterator[str | int]:
+    """Yield what stands between the places of `token` in a piece, and its number for each of them."""
+    if isinstance(piece, int):
+        yield piece
+        return
+    for count, part in enumerate(piece.split(token)):
+        if count:
+            yield number
+        if part:
+            yield part
+
+
+def with_added(tokenizer: Tokenizer, added: Mapping[str, int]) -> Tokenizer:
+    """Return the tokenizer with tokens of one's own, by their texts, which it then finds in text."""
+    return replace(
+        tokenizer,
+        added={**tokenizer.added, **added},
+        known=tokenizer.size if tokenizer.known is None else tokenizer.known,
+        size=max(tokenizer.size, *(number + 1 for number in added.values())),
+    )
 
 
 def from_gguf(kv: Mapping[str, Any], *, where: str) -> Tokenizer:
@@ -128,9 +179,10 @@ def from_gguf(kv: Mapping[str, Any], *, where: str) -> Tokenizer:
     else:
         unknown = int(kv.get("tokenizer.ggml.unknown_token_id", 100))
         backend = vocabularies.word_piece(_hashed(vocab), unknown=(tokens[unknown], unknown))
-    vocabularies.add_plain(
-        backend, [t for t, type_ in zip(tokens, types, strict=True) if type_ == TokenType.USER_DEFINED]
-    )
+    plain = {t: i for i, (t, type_) in enumerate(zip(tokens, types, strict=True)) if type_ == TokenType.USER_DEFINED}
+    # Where blanks are put before text, llama.cpp puts one behind such a token too, which the library would not.
+    added = plain if blank_at else {}
+    vocabularies.add_plain(backend, [] if blank_at else list(plain))
 
     def text_of(key: str) -> str | None:
         token = kv.get(f"tokenizer.ggml.{key}_token_id")
@@ -139,7 +191,8 @@ def from_gguf(kv: Mapping[str, Any], *, where: str) -> Tokenizer:
     template = kv.get("tokenizer.chat_template")
     # What llama.cpp does where the file says nothing.
     adds_bos = bool(kv.get("tokenizer.ggml.add_bos_token", kind == "llama" or pre in ADD_BOS))
-    return Tokenizer(backend, control, len(tokens), text_of("bos"), text_of("eos"), template, blank_at, adds_bos)
+    ends = (text_of("bos"), text_of("eos"), template)
+    return Tokenizer(backend, control, len(tokens), *ends, blank_at, adds_bos, added)
 
 
 def _hashed(vocab: Mapping[str, int]) -> dict[str, int]:
@@ -307,17 +360,6 @@ def _added(config: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
     entries = [(int(token), value) for token, value in held.items() if isinstance(value, Mapping)]
     control = {str(v["content"]): token for token, v in entries if v.get("special")}
     return control, {str(v["content"]): token for token, v in entries if not v.get("special")}
-
-
-def tokenizer_json(tokenizer: Tokenizer) -> str:
-    """Return the text of a tokenizer.json that other programs load, control tokens back in their places."""
-    spec = json.loads(tokenizer.backend.to_str())
-    # Ids of added tokens must be known to the vocabulary, or a reader hands out new ones.
-    spec["model"]["vocab"] |= tokenizer.control
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    added = [{"id": token, "content": text, **plain} for text, token in tokenizer.control.items()]
-    spec["added_tokens"] = sorted([*spec["added_tokens"], *added], key=lambda entry: int(entry["id"]))
-    return json.dumps(spec, ensure_ascii=False)
 
 
 def _json(path: Path) -> dict[str, Any]:

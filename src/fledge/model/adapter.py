@@ -3,14 +3,16 @@
 Layout: `adapter_config.json` and `adapter_model.safetensors` with keys
 `base_model.model.<module>.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank]. An adapter that scores has
 `base_model.model.score.weight` [1, width] as well, the head of transformers' sequence classifiers with one label.
+Rows of added tokens are PEFT's `trainable_token_indices`, their tensors called
+`base_model.model.<module>.token_adapter.trainable_tokens_delta` [tokens, width]: the rows themselves, for all the name.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ PREFIX = "base_model.model."
 SIDES = (".lora_A.weight", ".lora_B.weight")
 # DoRA's length of every row of the merged weight
 MAGNITUDE = ".lora_magnitude_vector"
+TOKEN_ROWS, TOKEN_IDS = ".token_adapter.trainable_tokens_delta", "trainable_token_indices"
 # What transformers calls the layer that scores, and so what an adapter file and a checkpoint call it.
 SCORE = "score"
 HEAD = f"{PREFIX}{SCORE}.weight"
@@ -45,7 +48,6 @@ _OFF: dict[str, Any] = {
     "rank_pattern": {},
     "alpha_pattern": {},
     "layer_replication": None,
-    "trainable_token_indices": None,
     "target_parameters": None,
 }
 
@@ -55,6 +57,8 @@ class Adapter:
     """Two thin matrices for each adapted weight W: the model runs with W + scale * B @ A.
 
     With `invocation_tokens` it does so only from where these ids stand for the last time (aLoRA, arXiv 2504.12397).
+    token_rows: rows [tokens, width] that stand in the place of those of `token_ids`, by the Hugging Face name of their
+    weight: the embedding, and the head where it is another one.
     score [width]: it gives an answer a number, h score, h the last hidden state where the answer has ended.
     """
 
@@ -67,6 +71,8 @@ class Adapter:
     use_dora: bool = False
     invocation_tokens: tuple[int, ...] = ()
     score: NDArray[np.float32] | None = None
+    token_ids: tuple[int, ...] = ()
+    token_rows: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def scale(self) -> float:
@@ -95,8 +101,11 @@ class Adapter:
         }
 
 
-def save_adapter(adapter: Adapter, folder: Path) -> None:
-    """Write the adapter folder, whole or not at all, in place of an older one. Equal adapters give equal bytes."""
+def save_adapter(adapter: Adapter, folder: Path, *, beside: Callable[[Path], None] = lambda _: None) -> None:
+    """Write the adapter folder, whole or not at all, in place of an older one. Equal adapters give equal bytes.
+
+    `beside` puts into the folder what else belongs there.
+    """
     config = {
         "base_model_name_or_path": adapter.base_name,
         "inference_mode": True,
@@ -109,13 +118,15 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         "use_rslora": adapter.use_rslora,
         "use_dora": adapter.use_dora,
         "alora_invocation_tokens": list(adapter.invocation_tokens) or None,
+        TOKEN_IDS: _token_ids(adapter),
         **_OFF,
     }
     layers = sorted({int(m.split(".")[2]) for m in _modules(adapter.tensors) if m.startswith("model.layers.")})
     if layers:
         # PEFT would adapt all other layers as well, with matrices that it makes up.
         config |= {"layers_to_transform": layers}
-    tensors = {name: np.ascontiguousarray(adapter.tensors[name]) for name in sorted(adapter.tensors)}
+    rows = {token_rows_key(name): values for name, values in adapter.token_rows.items()}
+    tensors = {name: np.ascontiguousarray(values) for name, values in sorted((adapter.tensors | rows).items())}
     if adapter.score is not None:
         config |= {"task_type": "SEQ_CLS", "modules_to_save": [SCORE]}
         tensors[HEAD] = adapter.score[None]
@@ -124,6 +135,19 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         (staging / CONFIG_NAME).write_text(text, encoding="utf-8")
         # PEFT insists on the format mark.
         write_safetensors(staging / TENSORS_NAME, tensors, metadata={"format": "pt"})
+        beside(staging)
+
+
+def token_rows_key(name: str) -> str:
+    """Return PEFT's name for the rows of added tokens in the weight of a Hugging Face name."""
+    return PREFIX + name.removesuffix(".weight") + TOKEN_ROWS
+
+
+def _token_ids(adapter: Adapter) -> list[int] | dict[str, list[int]] | None:
+    """Return which rows are replaced, as PEFT says it: a list where the head is the embedding, else by layer."""
+    ids = list(adapter.token_ids)
+    modules = [name.removesuffix(".weight").rsplit(".", 1)[-1] for name in adapter.token_rows]
+    return None if not modules else ids if len(modules) == 1 else dict.fromkeys(modules, ids)
 
 
 def load_adapter(folder: Path) -> Adapter:
@@ -148,6 +172,8 @@ def load_adapter(folder: Path) -> Adapter:
     if not isinstance(alpha, int | float) or not abs(alpha) < MAX_ALPHA:
         problems.append(f"lora_alpha is {alpha!r}, not a number")
         alpha = 0.0
+    rows = {name: tensors.pop(name) for name in list(tensors) if name.endswith(TOKEN_ROWS)}
+    ids = _ids_of(config.get(TOKEN_IDS), rows, problems)
     if score is not None and (score.ndim != 2 or len(score) != 1 or not np.isfinite(score).all()):
         problems.append(f"'{HEAD}' is missing or not one finite row")
     problems += _misfits(tensors, rank, dora=config.get("use_dora") is True) if rank else []
@@ -163,14 +189,37 @@ def load_adapter(folder: Path) -> Adapter:
         target_modules=tuple(modules),
         base_name=str(config.get("base_model_name_or_path") or ""),
         tensors=tensors,
+        token_ids=ids,
+        token_rows={f"{name[len(PREFIX) :].removesuffix(TOKEN_ROWS)}.weight": held for name, held in rows.items()},
         score=None if score is None else score[0],
     )
+
+
+def _ids_of(told: Any, rows: Mapping[str, NDArray[np.float32]], problems: list[str]) -> tuple[int, ...]:
+    """Return the ids of the tokens whose rows are there; add to the problems where the two do not fit."""
+    lists = list(told.values()) if isinstance(told, dict) else [told] if told else []
+    if not lists and not rows:
+        return ()
+    ids: Sequence[Any] = lists[0] if lists and isinstance(lists[0], list) else []
+    if not ids or any(other != ids for other in lists) or any(type(i) is not int or i < 0 for i in ids):
+        problems.append(f"{TOKEN_IDS} is {told!r}, not the ids of its {TOKEN_ROWS[1:]}")
+        return ()
+    if len(rows) != len(lists):
+        problems.append(
+            f"it holds rows of added tokens for {len(rows)} weights, not for {len(lists)}: not all were saved"
+        )
+    for name, held in rows.items():
+        if held.ndim != 2 or len(held) != len(ids) or not np.isfinite(held).all():
+            problems.append(f"'{name}' is {list(held.shape)}, not {len(ids)} rows of finite numbers")
+    return tuple(ids)
 
 
 def check_fits(adapter: Adapter, weights: Weights) -> None:
     """Raise one ModelError `model.bad_adapter` with all adapted weights that the model lacks or shapes otherwise."""
     known = set(weights.names())
     problems = []
+    if adapter.token_ids != tuple(weights.added.values()):
+        problems.append(f"it has rows for {len(adapter.token_ids)} added tokens, the model for {len(weights.added)}")
     for name, (a, b) in adapter.pairs().items():
         if name not in known:
             problems.append(f"'{name}' is adapted, but the model has no such weight")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fledge.errors import ModelError
 from fledge.model.adapter import Adapter
+from fledge.model.extended import Extended
 from fledge.model.lora import LoraSettings
 from fledge.model.safetensors_file import write_safetensors
 from fledge.model.scalar_head import ScalarHead
@@ -77,6 +78,19 @@ class CausalModel(ABC):
     @abstractmethod
     def adapter_tensors(self) -> dict[str, Tensor]:
         """Return every adapter matrix by PEFT's name for it: views, so writing to them changes the adapter."""
+
+    def train_rows(self, weights: Extended) -> None:
+        """Train the rows of added tokens beside the adapter, as `weights` begin them. The fast path only."""
+        raise AssertionError("the plain path has no rows of added tokens")
+
+    def token_rows(self) -> dict[str, Tensor]:
+        """Return the trained rows [A, D] of added tokens by the Hugging Face name of their weight."""
+        return {}
+
+    @property
+    def token_ids(self) -> range:
+        """The ids of added tokens whose rows are trained."""
+        return range(0)
 
     @abstractmethod
     def train(self, on: bool = True) -> None:
@@ -148,6 +162,8 @@ class CausalModel(ABC):
             target_modules=tuple(dict.fromkeys(name.split(".lora_")[0].rsplit(".", 1)[-1] for name in tensors)),
             base_name=base_name,
             tensors=tensors,
+            token_ids=tuple(self.token_ids),
+            token_rows={name: t.detach().float().contiguous().numpy().copy() for name, t in self.token_rows().items()},
             score=None if self.scalar_head is None else self.scalar_head.weight.detach().float().numpy().copy(),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,14 @@ class Replaced(Weights):
     @property
     def origin(self) -> Weights:
         return self._base.origin
+
+    @property
+    def added(self) -> Mapping[str, int]:
+        return self._base.added
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor is among those that the run wrote."""
+        return name in self._own
 
     def is_stored(self, name: str) -> bool:
         return name not in self._own and self._base.is_stored(name)

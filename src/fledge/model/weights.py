@@ -67,6 +67,11 @@ class Weights(ABC):
         """The model as it came: where its tokenizer is, and all that is not a weight."""
         return self
 
+    @property
+    def added(self) -> Mapping[str, int]:
+        """The ids of tokens that a run has added to the vocabulary, by their texts."""
+        return {}
+
     def is_stored(self, name: str) -> bool:
         """Whether a tensor's numbers are those of the files that it came in."""
         return name in self.weights

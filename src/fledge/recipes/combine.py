@@ -114,6 +114,13 @@ def _adapter(run: Finished) -> Adapter:
             where=str(run.run.path),
             remedy="Combine runs of method lora.",
         )
+    if run.weights.added:
+        raise RunError(
+            "run.not_resumable",
+            "tokens were added to it, and their rows mean something beside its own adapter only.",
+            where=str(run.run.path),
+            remedy="Combine runs without data.add_tokens, or train one run on the rows of all.",
+        )
     return run.adapter
 
 

@@ -13,7 +13,7 @@ from fledge.model.lora import ALL_LINEAR
 from fledge.model.shape import Shape
 from fledge.model.weights import GgufWeights, OtherWeights, Weights
 from fledge.records import Example
-from fledge.training.aims import aim_of
+from fledge.training.aims import aim_of, rolls_out
 from fledge.training.batch import Memory, to_tokens
 
 TOKENS_AT_ONCE = 1024
@@ -27,6 +27,8 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
     if unknown:
         hint = nearest(unknown[0], ALL_LINEAR) or f". There are: {', '.join(ALL_LINEAR)}."
         raise ConfigError("config.bad_value", f"no linear layer is called '{unknown[0]}'{hint}", where="train.targets")
+    if config.data.add_tokens:
+        _check_added(config, plain)
     if config.method == "qlora":
         _check_stored(weights, plain)
     remedy = "Leave one of them out."
@@ -47,6 +49,8 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
         problem = "train.top_layers and train.after_prompt exclude each other."
     elif train.after_prompt and (aim_of(config).facts or aim_of(config).judges):
         problem = f"objective {config.objective} and train.after_prompt exclude each other."
+    elif problem := _odd_rollouts(config, shape):
+        pass
     elif train.after_prompt and plain:
         problem = f"train.after_prompt needs the fast path, and {plain}."
     elif train.dora and isinstance(weights, GgufWeights) and shape.architecture != "llama":
@@ -54,6 +58,19 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
         remedy = "Leave it out, or train on the model's Hugging Face folder."
     if problem:
         raise ConfigError("config.bad_value", problem, where="train", remedy=remedy)
+
+
+def _odd_rollouts(config: Config, shape: Shape) -> str:
+    """Return what cannot be had where replies are sampled, or ""."""
+    if not rolls_out(config):
+        return ""
+    if config.train.after_prompt:
+        return f"objective {config.objective} and train.after_prompt exclude each other."
+    if config.rl.temperature != 1 and shape.style.final_softcap:
+        return "rl.temperature is not 1, and the model caps its logits: what was drawn could not be told."
+    if config.method == "full" and config.rl.kl_weight:
+        return "rl.kl_weight compares with the model as it was, which method full does not keep."
+    return ""
 
 
 def _check_full(config: Config, plain: str) -> None:
@@ -79,6 +96,25 @@ def _check_full(config: Config, plain: str) -> None:
 def quantised(weights: Weights) -> bool:
     """Whether some of the weights are stored in blocks."""
     return any(weights.blocks(name) is not None for name in weights.names())
+
+
+def _check_added(config: Config, plain: str) -> None:
+    """Raise ConfigError where rows of added tokens cannot be trained, or could not be handed over."""
+    frozen = next(
+        (n for n in ("layers", "top_layers", "after_prompt") if getattr(config.train, n) not in (None, False)), ""
+    )
+    problem, remedy = "", "Leave one of the two out."
+    if config.method == "qlora":
+        problem = "qlora is served on top of its base file as it is, which has no rows for added tokens."
+        remedy = "Take method: lora, or leave the tokens out."
+    elif aim_of(config).judges:
+        problem = f"objective {config.objective} hands over an adapter alone, whose base does not know added tokens."
+    elif plain:
+        problem = f"their rows are trained on the fast path only, and {plain}."
+    elif frozen:
+        problem = f"train.{frozen} leaves the embedding as it is, in which they would have to be learnt."
+    if problem:
+        raise ConfigError("config.bad_value", problem, where="data.add_tokens", remedy=remedy)
 
 
 def _check_stored(weights: Weights, plain: str) -> None:

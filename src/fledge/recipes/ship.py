@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ from torch import Tensor
 from fledge.config import Config
 from fledge.data.template import ChatTemplate
 from fledge.data.wanted import answers_of
-from fledge.errors import ExportError, RunError, writing
+from fledge.errors import ExportError, ModelError, RunError, writing
 from fledge.model.adapter import Adapter, load_adapter
 from fledge.model.causal import CausalModel
+from fledge.model.extended import Extended, extend
 from fledge.model.load import load_model, plain_reason
 from fledge.model.lora import settings_of
 from fledge.model.replaced import Replaced
@@ -94,11 +95,28 @@ def open_run(project: Path, run: RunFolder) -> Finished:
             where=str(run.path),
             remedy="Pull or restore the model.",
         )
-    base = open_weights(path)
+    base = extend(open_weights(path), config.data.add_tokens)
     if config.method != "full":
-        return Finished(run, project, config, base, load_adapter(run.adapter))
-    known = not isinstance(base, OtherWeights)
-    return Finished(run, project, config, Replaced(base, run.model) if known else base, None)
+        adapter = load_adapter(run.adapter)
+        weights = base.with_rows(adapter, where=str(run.adapter)) if isinstance(base, Extended) else base
+        return Finished(run, project, config, weights, adapter)
+    return Finished(run, project, config, base if isinstance(base, OtherWeights) else _replaced(base, run), None)
+
+
+def _replaced(base: Weights, run: RunFolder) -> Weights:
+    """Return the weights that a run trained. Raises ModelError where tokens were added and their rows are not there."""
+    weights = Replaced(base, run.model)
+    lost = [
+        name for name in base.names() if isinstance(base, Extended) and name in base.rows and not weights.holds(name)
+    ]
+    if lost:
+        raise ModelError(
+            "model.broken_file",
+            f"it holds no '{lost[0]}', so its tokens were added, but not saved.",
+            where=str(run.model),
+            remedy="Train the run again.",
+        )
+    return weights
 
 
 def export(
@@ -118,7 +136,9 @@ def export(
     types, with_adapter = _possible(finished, [file_type(name) for name in types], with_adapter, say)
     folder = (out or finished.run.release).resolve()
     template = ChatTemplate(load_tokenizer(finished.weights))
-    gate = Gate(_gate_rows(finished), template, Reference(finished.weights, finished.adapter))
+    gate = Gate(
+        _gate_rows(finished), template, Reference(finished.weights, finished.adapter), _spelling(finished.weights.added)
+    )
     files = []
     for kind in types:
         say(f"{kind}: merging, quantising, comparing with the trained weights")
@@ -139,6 +159,16 @@ def _possible(
     if adapter is None:
         # What stands in fledge.yaml for every run asks for nothing that there is not.
         return types, False
+    if weights.added and with_adapter:
+        if not types:
+            raise ExportError(
+                "export.unknown_type",
+                "an adapter file has no place for added tokens: it is put on top of a base that does not know them.",
+                where=finished.run.path.name,
+                remedy=f"Export the merged model: fledge export {finished.run.number} --quant q8_0",
+            )
+        say("no adapter file: it is put on top of a base that does not know the added tokens")
+        with_adapter = False
     if adapter.use_dora and with_adapter:
         say("no adapter file: llama.cpp cannot run DoRA on top of its base")
         with_adapter = False
@@ -233,17 +263,19 @@ class Reference:
 
 @dataclass(frozen=True)
 class Gate:
-    """Everything a file is compared with; `rows` are held-out rows first."""
+    """Everything a file is compared with; `rows` are held-out rows first. Of `spelling` the ids alone are compared."""
 
     rows: Sequence[Taught]
     template: ChatTemplate
     trained: Reference
+    spelling: Sequence[Conversation] = ()
 
     def check(self, model: Path, kind: str, *, adapter: Path | None = None) -> Parity:
         return parity.check(
             model,
             kind=kind,
             rows=self.rows,
+            spelling=self.spelling,
             template=self.template,
             trained=self.trained,
             served=lambda text: logits(model, text, adapter=adapter, invocation=self.trained.invocation),
@@ -255,6 +287,12 @@ def _gate_rows(finished: Finished) -> list[Taught]:
     found = answers_of([*rows.held_out[:GATE_ROWS], *rows.train][:GATE_ROWS])
     # A model that has learnt texts is talked with all the same.
     return found if conversations_in(found) else [*found[: GATE_ROWS - 1], PLAIN_QUESTION]
+
+
+def _spelling(added: Iterable[str]) -> list[Conversation]:
+    """Return prompts in which every added token stands: alone, in the middle of a word and behind another one."""
+    texts = [f"{token} a{token}b {token}{token} ." for token in added]
+    return [Conversation((Message("user", text), Message("assistant", ".")), "") for text in texts]
 
 
 def _export_merged(finished: Finished, path: Path, kind: str, gate: Gate) -> dict[str, Any]:

@@ -38,6 +38,12 @@ def write_adapter_gguf(out: Path, adapter: Adapter, weights: Weights, kind: str 
             "llama.cpp cannot run a DoRA adapter on top of its base.",
             remedy="Export the merged model: set release.adapter to false.",
         )
+    if adapter.token_rows:
+        raise ExportError(
+            "export.unknown_type",
+            "an adapter file has no place for added tokens: it is put on top of a base that does not know them.",
+            remedy="Export the merged model: fledge export RUN --quant q8_0",
+        )
     check_fits(adapter, weights)
     text, number = GGUFValueType.STRING, GGUFValueType.UINT32
     metadata = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fledge.data.tokenizer import Tokenizer, tokenizer_json
+from fledge.data.tokenizer import Tokenizer
+from fledge.data.tokenizer_files import extended_json, tokenizer_json
 from fledge.errors import ExportError
 from fledge.model.adapter import Adapter
 from fledge.model.names import ARCHITECTURES
@@ -41,12 +43,32 @@ def write_folder(out: Path, weights: Weights, adapter: Adapter | None, tokenizer
     with staged_folder(out) as staged:
         _write_safetensors(staged / "model.safetensors", weights, adapter)
         write_json_atomic(staged / "config.json", config)
-        if weights.path.is_dir():
-            copy_tokenizer(weights.path, staged)
-        else:
-            write_text_atomic(staged / "tokenizer.json", tokenizer_json(tokenizer))
-            write_json_atomic(staged / "tokenizer_config.json", _tokenizer_config(tokenizer, weights.shape))
+        write_tokenizer(staged, weights, tokenizer)
     return sum(path.stat().st_size for path in out.iterdir())
+
+
+def write_tokenizer(out: Path, weights: Weights, tokenizer: Tokenizer) -> None:
+    """Write everything about text into a folder: copied from the base's, or made; with the tokens that were added."""
+    if weights.path.is_dir():
+        copy_tokenizer(weights.path, out)
+        if weights.added:
+            _add_tokens(out, weights.added)
+    else:
+        write_text_atomic(out / "tokenizer.json", tokenizer_json(tokenizer))
+        write_json_atomic(out / "tokenizer_config.json", _tokenizer_config(tokenizer, weights.shape))
+
+
+def _add_tokens(folder: Path, added: Mapping[str, int]) -> None:
+    """Write added tokens into the files of a tokenizer, wherever its kind keeps them."""
+    path, config_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    if path.is_file():
+        write_text_atomic(path, extended_json(path.read_text(encoding="utf-8"), added))
+    config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
+    if "added_tokens_decoder" in config or not path.is_file():
+        plain = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": False}
+        held = dict(config.get("added_tokens_decoder") or {})
+        held |= {str(number): {"content": text, **plain} for text, number in added.items()}
+        write_json_atomic(config_path, config | {"added_tokens_decoder": held})
 
 
 def copy_tokenizer(folder: Path, out: Path) -> None:
@@ -80,7 +102,8 @@ def _write_safetensors(path: Path, weights: Weights, adapter: Adapter | None) ->
 def _config(weights: Weights, tokenizer: Tokenizer) -> dict[str, Any]:
     if weights.path.is_dir():
         config = json.loads((weights.path / "config.json").read_text(encoding="utf-8"))
-        return dict(config) | {"dtype": DTYPE_NAME, "torch_dtype": DTYPE_NAME}
+        grown = {"vocab_size": weights.shape.vocab_size} if weights.added else {}
+        return dict(config) | grown | {"dtype": DTYPE_NAME, "torch_dtype": DTYPE_NAME}
     shape = weights.shape
     scaling = shape.rope_scaling
     if scaling is not None and scaling["rope_type"] == "factors":

@@ -7,7 +7,7 @@ tokenizer.json, and one that is not known is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from fledge.release.quantize import FILE_TYPES
 # Keys that describe how a file was stored, not what the model is.
 _STORAGE_KEYS = ("general.alignment", "split.", "quantize.imatrix.")
 QUANTIZATION_VERSION = 2
+# Such tokens are found before anything is merged, so that no merge may win because of theirs.
+ADDED_SCORE = -1000.0
 
 _SPLIT_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -44,15 +46,36 @@ def metadata_of(weights: Weights, kind: str, *, overrides: Mapping[str, str]) ->
 
     Raises ModelError `model.unsupported` for a tokenizer that llama.cpp could not repeat exactly.
     """
-    weights = weights.origin
-    if isinstance(weights, GgufWeights):
-        kv = _copied(weights)
+    origin = weights.origin
+    if isinstance(origin, GgufWeights):
+        kv = _copied(origin)
     else:
-        assert isinstance(weights, FolderWeights)
-        kv = {**_architecture_keys(weights), **_tokenizer_keys(weights)}
+        assert isinstance(origin, FolderWeights)
+        kv = {**_architecture_keys(origin), **_tokenizer_keys(origin)}
+    if weights.added:
+        kv |= _grown(kv, weights)
     kv["general.file_type"] = _u32(FILE_TYPES[kind][1])
     kv["general.quantization_version"] = _u32(QUANTIZATION_VERSION)
     return kv | {key: _text(text) for key, text in overrides.items()}
+
+
+def _grown(kv: Mapping[str, Value], weights: Weights) -> dict[str, Value]:
+    """Return the keys of the vocabulary with the tokens that a run has added, which text may spell."""
+    size, added = weights.shape.vocab_size, weights.added
+    fill: dict[str, Callable[[int], object]] = {
+        "tokens": lambda i: f"[PAD{i}]",
+        "token_type": lambda _: int(TokenType.UNUSED),
+        "scores": lambda _: ADDED_SCORE,
+    }
+    found = {}
+    for name, other in fill.items():
+        if (held := kv.get(f"tokenizer.ggml.{name}")) is not None:
+            values = [*held.value, *map(other, range(len(held.value), size))]
+            for text, number in added.items():
+                values[number] = {"tokens": text, "token_type": int(TokenType.USER_DEFINED)}.get(name, ADDED_SCORE)
+            found[f"tokenizer.ggml.{name}"] = Value(values, held.type, held.element)
+    counted = f"{kv['general.architecture'].value}.vocab_size"
+    return found | ({counted: _u32(size)} if counted in kv else {})
 
 
 def _copied(weights: GgufWeights) -> dict[str, Value]:

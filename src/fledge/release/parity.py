@@ -144,11 +144,12 @@ def check(
     template: ChatTemplate,
     trained: Scorer,
     served: Scorer,
+    spelling: Sequence[Conversation] = (),
 ) -> Parity:
     """Measure `path` against the trained weights on `rows` and return what came out, faults in words included.
 
     `trained` scores with the trained weights, `served` with llama.cpp. Prompts are rendered by the file's own template.
-    Of a text its first tokens are compared.
+    Of a text its first tokens are compared. Of `spelling` the ids of the prompts alone are compared.
     """
     examples = [
         text_examples(row, template, limit=TEXT_TOKENS)[0] if isinstance(row, Text) else template.examples(row)[-1]
@@ -158,11 +159,11 @@ def check(
     threshold = THRESHOLDS[kind]
     taught = [[e.weights[p + 1] > 0 for p in scoring.positions] for e, scoring in zip(examples, text, strict=True)]
     found = compare_logits(trained(text), served(text), taught, tie_nats=threshold.tie_nats)
-    unequal = _unequal_prompts(path, rows, template)
+    unequal = _unequal_prompts(path, [*rows, *spelling], template)
     ends = {e.last_taught for e, row in zip(examples, rows, strict=True) if isinstance(row, Conversation)}
     end_equal = ends <= _end_tokens(path)
     faults = [
-        f"{unequal} of {len(rows)} prompts have other token ids than in training" if unequal else "",
+        f"{unequal} of {len(rows) + len(spelling)} prompts have other token ids than in training" if unequal else "",
         "" if end_equal else f"the file does not end a turn with the taught token {sorted(ends)}",
         # Written so that a NaN fails too.
         "" if found.top1_taught >= threshold.top1 else f"top-1 agreement {found.top1_taught:.4f} < {threshold.top1}",

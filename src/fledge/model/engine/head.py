@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fledge.model.engine.kernels import Kernels, Layout, sums_dtype
+from fledge.model.engine.token_rows import TokenRows
 from fledge.model.engine.trained import Trained
 
 # Logits held at once: 340 rows of a 49k vocabulary are 64 MiB in float32. Fewer
@@ -41,25 +42,38 @@ class LogitsTile:
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, target: Tensor, kernels: Kernels, softcap: float, tile: LogitsTile
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        target: Tensor,
+        kernels: Kernels,
+        softcap: float,
+        tile: LogitsTile,
+        rows: TokenRows | None,
     ) -> Tensor:
         wants_grad = ctx.needs_input_grad[0]
         precise = sums_dtype(head.dtype)
         logps_U = torch.empty(len(target), dtype=precise)
         grad_UD = torch.empty(hidden.shape, dtype=precise) if wants_grad else None
+        slope_UA = torch.empty(len(target), len(rows.ids), dtype=precise) if rows is not None and wants_grad else None
         for part, _, logits in _tiles(hidden, head, target, kernels, tile):
             slope = kernels.log_softmax(logits, target[part], softcap, logps_U[part], gradient=wants_grad)
             if grad_UD is not None:
                 kernels.linear(grad_UD[part], slope, head, Layout.KN)
+            if slope_UA is not None and rows is not None:
+                slope_UA[part] = slope[:, rows.ids.start : rows.ids.stop]
         if grad_UD is not None:
-            ctx.save_for_backward(grad_UD)
-            ctx.dtype = hidden.dtype
+            ctx.save_for_backward(grad_UD, *(() if slope_UA is None else (slope_UA, hidden)))
+            ctx.dtype, ctx.rows = hidden.dtype, rows
         return logps_U
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad_UD,) = ctx.saved_tensors
-        return (grads[0][:, None] * grad_UD).to(ctx.dtype), None, None, None, None, None
+        grad_UD, *more = ctx.saved_tensors
+        if more:
+            slope_UA, hidden = more
+            ctx.rows.add_head_gradient(slope_UA * grads[0][:, None], hidden)
+        return (grads[0][:, None] * grad_UD).to(ctx.dtype), None, None, None, None, None, None
 
 
 @dataclass(frozen=True)
@@ -143,15 +157,17 @@ def token_logps(
     softcap: float = 0.0,
     tile: LogitsTile | None = None,
     learns: TrainedHead | None = None,
+    rows: TokenRows | None = None,
 ) -> Tensor:
     """Return log p(target | hidden) [U] under softmax(hidden head^T), float32 at least.
 
-    With `softcap` c the logits are c tanh(logits / c). `head_VD` is frozen, or its gradient is added up in `learns`.
+    With `softcap` c the logits are c tanh(logits / c). `head_VD` is frozen, or its gradient is added up in `learns`, or
+    that of some of its rows in `rows`.
     """
     assert not head_VD.requires_grad, "a trained head is told by `learns`"
     arguments = (hidden_UD, head_VD, target_U, kernels, softcap, tile or LogitsTile())
     logps: Tensor = (
-        _TokenLogps.apply(*arguments)  # type: ignore[no-untyped-call]
+        _TokenLogps.apply(*arguments, rows)  # type: ignore[no-untyped-call]
         if learns is None or not hidden_UD.requires_grad
         else _TrainedTokenLogps.apply(*arguments, learns)  # type: ignore[no-untyped-call]
     )

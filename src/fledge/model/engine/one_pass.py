@@ -63,7 +63,8 @@ class Context:
 class Pass:
     """One way through the decoder. With `keep` it holds a workspace until it has gone back or is released.
 
-    With `keys` the keys and values of all layers can be made a context.
+    With `keys` the keys and values of all layers can be made a context. refresh: whether what is trained may have
+    changed.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Pass:
         keep: bool,
         keys: bool = False,
         until: int | None = None,
+        refresh: bool = True,
     ) -> None:
         self.engine, self.tokens, self.context, self.keep = engine, tokens, context, keep
         self.use = "trunk" if keys else "piece"
@@ -88,8 +90,10 @@ class Pass:
             sites.by_layer if sites is not None and not engine.is_disabled else [{} for _ in decoder.blocks]
         )
         with torch.no_grad():
-            if engine.learner is not None:
+            if engine.learner is not None and refresh:
                 engine.learner.refresh()
+            if sites is not None and sites.rows is not None:
+                sites.rows.refresh(trained=not engine.is_disabled)
             self.setting = self._setting()
             self.scratch = self.work.scratch(n)
             last = len(decoder.blocks) if until is None else until
@@ -183,6 +187,7 @@ class Pass:
         assert self.work is not None and learner is not None
         learner.attach_gradients()
         decoder, layers, trained = engine.decoder, len(engine.decoder.blocks), engine.trained
+        rows = engine.sites.rows if engine.sites is not None else None
         dx, dy = self.work.ends(n)[1], dhidden.contiguous()
         stream = self.work.stream(layers, n)
         if trained is not None and trained.norm_out_grad is not None:
@@ -192,11 +197,13 @@ class Pass:
             if engine.recompute:
                 self._forward(layer, self.seeds[layer])
             extra = dkeys[layer] if dkeys is not None else None
-            # The norm before the first product is an adapter's end, but learns where weights do.
-            last = trained is None and layer == learner.lowest
+            # The norm before the first product is an adapter's end, but learns where weights do, or rows before it.
+            last = trained is None and rows is None and layer == learner.lowest
             block.backward(self._layer(layer, self.seeds[layer]), self.setting, self.scratch, dx, extra, last=last)
+        scale = decoder.shape.style.embedding_scale
+        if rows is not None:
+            rows.add_embedding_gradient(self.tokens.ids_N, dx, scale)
         if trained is not None and trained.embedding_grad is not None:
-            scale = decoder.shape.style.embedding_scale
             trained.embedding_grad.index_add_(0, self.tokens.ids_N, dx if scale == 1.0 else dx * scale)
         self.release()
 

@@ -16,14 +16,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fledge.model.adapter import token_rows_key
 from fledge.model.causal import CausalModel
 from fledge.model.engine.decoder import SITES, Decoder
 from fledge.model.engine.head import LogitsTile, TrainedHead, token_logps
 from fledge.model.engine.kernels import Kernels, sums_dtype
 from fledge.model.engine.one_pass import Context, Join, Pass
 from fledge.model.engine.sites import Sites
+from fledge.model.engine.token_rows import TokenRows
 from fledge.model.engine.trained import Trained
 from fledge.model.engine.workspace import Workspace
+from fledge.model.extended import Extended
 from fledge.model.lora import LoraSettings, check_targets
 from fledge.model.tokens import TreeTokens
 from fledge.model.weights import Weights
@@ -54,6 +57,11 @@ class Engine(CausalModel):
         self.sites = Sites(self.decoder, settings, seed=seed)
         self._free, self._forward_only = {"trunk": [], "piece": []}, None
 
+    def train_rows(self, weights: Extended) -> None:
+        assert self.sites is not None
+        self.sites.rows = TokenRows(self.decoder, weights)
+        self._free, self._forward_only = {"trunk": [], "piece": []}, None
+
     def train_weights(self, weights: Weights, span: range | None, *, masters: torch.dtype = torch.float32) -> None:
         whole = span is None or len(span) == self.shape.num_layers
         first, last = (0, self.shape.num_layers) if span is None else (span.start, span.stop)
@@ -70,7 +78,8 @@ class Engine(CausalModel):
 
     def gradients(self) -> dict[str, Tensor]:
         assert self.learner is not None
-        return self.learner.tensors(gradients=True)
+        rows = {} if self._rows is None else self._rows.tensors(gradients=True)
+        return self.learner.tensors(gradients=True) | {token_rows_key(name): grad for name, grad in rows.items()}
 
     def trained_tensors(self) -> dict[str, Tensor]:
         assert self.trained is not None
@@ -79,6 +88,17 @@ class Engine(CausalModel):
     def adapter_tensors(self) -> dict[str, Tensor]:
         assert self.sites is not None
         return self.sites.tensors()
+
+    @property
+    def _rows(self) -> TokenRows | None:
+        return self.sites.rows if self.sites is not None else None
+
+    def token_rows(self) -> dict[str, Tensor]:
+        return {} if self._rows is None else self._rows.tensors()
+
+    @property
+    def token_ids(self) -> range:
+        return range(0) if self._rows is None else self._rows.ids
 
     def train(self, on: bool = True) -> None:
         self.training = on
@@ -97,6 +117,8 @@ class Engine(CausalModel):
 
     @property
     def head(self) -> Tensor:
+        if self._rows is not None:
+            self._rows.refresh(trained=not self.is_disabled)
         return self.decoder.head_VD
 
     def token_logps(self, hidden_UD: Tensor, target_U: Tensor) -> Tensor:
@@ -107,6 +129,7 @@ class Engine(CausalModel):
             softcap=self.logit_softcap,
             tile=self._tile,
             learns=learns,
+            rows=self._rows,
         )
 
     def hidden(self, tokens: TreeTokens, context: Context | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fledge.model.adapter import PREFIX, SIDES
 from fledge.model.engine.decoder import SITES, Decoder, site_widths
 from fledge.model.engine.kernels import Part, sums_dtype
+from fledge.model.engine.token_rows import TokenRows
 from fledge.model.lora import LoraSettings
 
 
@@ -51,6 +52,7 @@ class Sites:
 
     def __init__(self, decoder: Decoder, settings: LoraSettings, *, seed: int) -> None:
         self.settings = settings
+        self.rows: TokenRows | None = None
         rank = settings.rank
         layers = settings.layers or range(decoder.shape.num_layers)
         plan = [(layer, site, which) for layer in layers for site, which in wanted(settings).items()]
@@ -97,11 +99,14 @@ class Sites:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        return {"lora_A": self.lora_A, "lora_B": self.lora_B}
+        rows = {} if self.rows is None else self.rows.parameters
+        return {"lora_A": self.lora_A, "lora_B": self.lora_B, **rows}
 
     @property
     def lowest(self) -> int:
-        """The first layer that is adapted; below it nothing has to be differentiated."""
+        """The first layer that is adapted; below it nothing has to be differentiated, unless rows of tokens learn."""
+        if self.rows is not None:
+            return 0
         return next(layer for layer, sites in enumerate(self.by_layer) if sites)
 
     @property
@@ -146,6 +151,8 @@ class Sites:
             if parameter.grad is not grad:
                 grad.zero_()
                 parameter.grad = grad
+        if self.rows is not None:
+            self.rows.attach_gradients()
 
     def tensors(self, *, gradients: bool = False) -> dict[str, Tensor]:
         """Return the masters (or their gradients) by PEFT's names, as views: A [r, in], B [out, r]."""

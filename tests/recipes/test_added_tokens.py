@@ -105,6 +105,7 @@ def test_what_is_exported_spells_and_answers_as_trained(made: Path, base: str, m
     # The file is a base like any other: its tokens are tokens of its own by now.
     again = load_tokenizer(open_weights(path))
     assert again.encode("a <cv>Grüße!") == load_tokenizer(weights).encode("a <cv>Grüße!")
+    assert again.decode(again.encode("a <cv>Grüße!")) == "a <cv>Grüße!"
     with pytest.raises(ConfigError, match="'<cv>' is a token of the model already"):
         prepare(made, load_config(made, [*KNOBS, f"model={path}"]))
 
@@ -159,6 +160,11 @@ def test_a_token_that_no_row_holds_is_told(made: Path) -> None:
     warning = next(note for note in notes if note.startswith("WARNING: data.add_tokens"))
     assert "<none>" in warning and "<cv>" not in warning
     assert any("2 tokens are added, ids" in note and "no token used" in note for note in notes)
+
+
+def test_a_token_that_no_row_holds_makes_another_run(made: Path) -> None:
+    found = [prepare(made, load_config(made, [f"data.add_tokens={told}"])).identity for told in ("[]", "['<none>']")]
+    assert found[0] != found[1]
 
 
 def test_the_forecast_says_what_learns_and_counts_the_rows(made: Path) -> None:

@@ -205,6 +205,54 @@ class PreferenceConfig(_Section):
     bad_weight: Annotated[float, Field(gt=0, le=100)] | Auto = Field("auto", description="kto: of a bad answer")
 
 
+MOST_WEIGHT = 1000
+
+
+def _checked_rewards(value: object) -> object:
+    """Refuse what names no reward, or gives one a weight that is none."""
+    if isinstance(value, dict):
+        for name, weight in value.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < abs(weight) <= MOST_WEIGHT:
+                raise ValueError(f"the weight of '{name}' must be a number other than 0, at most {MOST_WEIGHT}")
+    if value in ("", [], {}):
+        raise ValueError("it names no reward")
+    return value
+
+
+class RlConfig(_Section):
+    rewards: Annotated[str | list[str] | dict[str, float], BeforeValidator(_checked_rewards)] = Field(
+        "auto",
+        description="what replies are judged by, summed: a Python file or a name of docs/rewards.md, a list, or {name: "
+        "weight}; auto: number, where all answers are numbers",
+    )
+    group: int = Field(8, ge=2, le=256, description="replies sampled for each prompt, which are compared")
+    max_tokens: Annotated[int, Field(ge=1)] | Auto = Field(
+        "auto", description="longest reply; auto: generate.max_tokens"
+    )
+    temperature: float = Field(1.0, gt=0, le=5, description="replies are sampled at; 1 is the model as it is")
+    updates: int = Field(1, ge=1, le=64, description="optimizer steps on each batch of replies")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="a token's likelihood counts down to 1 - this times the old")
+    clip_high: float = Field(0.28, gt=0, le=10, description="and up to 1 + this times (only with more than one update)")
+    kl_weight: float = Field(0.0, ge=0, le=10, description="how closely to stay by the model as it was; 0: not told")
+    loss: Literal["dapo", "dr_grpo", "grpo"] = Field(
+        "dapo",
+        description="grpo: mean over tokens of a step (dapo), over rl.max_tokens (dr_grpo), of each reply (grpo)",
+    )
+    scale_rewards: bool | Auto = Field(
+        "auto", description="grpo: divide by the spread of a group's rewards; auto: yes, but for dr_grpo"
+    )
+    max_ratio: float = Field(
+        2.0, ge=1, le=100, description="what a token counts at most where the sampler found it less likely"
+    )
+    discount: float = Field(1.0, gt=0, le=1, description="ppo: what a token later counts less")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="ppo: 1 believes what came of a reply, 0 the critic alone")
+    value_clip: float = Field(0.2, gt=0, le=100, description="ppo: how far the critic moves in one batch at most")
+    value_weight: float = Field(0.1, ge=0, le=100, description="ppo: how much the critic's error counts")
+    sampler: Literal["auto", "torch", "llama"] = Field(
+        "auto", description="who samples: torch in batches, llama.cpp with the adapter, or the faster of both (auto)"
+    )
+
+
 class GenerateConfig(_Section):
     temperature: float = Field(0.0, ge=0, description="0 is greedy")
     max_tokens: int = Field(256, ge=1, description="longest answer")
@@ -229,10 +277,11 @@ class Config(_Section):
     """Everything a project can be told. An unknown key is an error that names the nearest known one."""
 
     model: str = Field("smollm2-135m", description="catalog name, hub id, folder or .gguf")
-    objective: Literal["sft", "text", "dpo", "ipo", "orpo", "simpo", "kto", "reward"] = Field(
+    objective: Literal["sft", "text", "dpo", "ipo", "orpo", "simpo", "kto", "reward", "grpo", "rloo", "ppo"] = Field(
         "sft",
         description="sft: answers; text: documents, every token (continued pre-training); dpo, ipo, orpo, simpo: pairs "
-        "of a better and a worse answer; kto: answers judged good or bad; reward: pairs, to score answers",
+        "of a better and a worse answer; kto: answers judged good or bad; reward: pairs, to score answers; grpo, rloo, "
+        "ppo: its own replies by their rewards",
     )
     method: Literal["lora", "qlora", "full"] = Field(
         "lora",
@@ -242,6 +291,7 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     preference: PreferenceConfig = PreferenceConfig()
+    rl: RlConfig = RlConfig()
     generate: GenerateConfig = GenerateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     release: ReleaseConfig = ReleaseConfig()

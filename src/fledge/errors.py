@@ -64,6 +64,7 @@ CODES: dict[str, str] = {
     "teacher.failed": "a teacher that breaks off, or says nothing",
     "reward.broken": "a file of rewards that cannot be loaded or holds none",
     "reward.failed": "a reward that gives no finite number for a reply",
+    "reward.never_varies": "a reward that gives every reply to a prompt the same",
     "model.unknown": "a model name that is neither in the catalog nor a path",
     "model.no_source": "no source of the model could be reached",
     "model.bad_hash": "a file whose sha256 is not the one in the catalog",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 _NO_COLUMNS: Mapping[str, float] = MappingProxyType({})
+_NO_TOKENS: Mapping[str, Sequence[float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Text:
 Taught = Conversation | Text
 # What an objective learns from: answers to be learnt, pairs of a better and a worse one, or answers judged one by one.
 Learnt = Taught | Preference | Judged
-RowKind = Literal["answers", "pairs", "judged"]
+RowKind = Literal["answers", "pairs", "judged", "prompts"]
 Record = Conversation | Preference | Judged | Problem | Text
 
 
@@ -154,7 +155,8 @@ class Example:
     """Token ids and how much each is taught: weights[i] > 0 means that token i is a target.
 
     prompt_tokens: how many first tokens are read without the adapter, where it is to be active only after the prompt.
-    task: the source it is from, which decides how often it is seen.
+    task: the source it is from, which decides how often it is seen. tokens: numbers of its taught tokens by name, one
+    for each in order, where an objective asks for some.
     """
 
     ids: list[int]
@@ -163,9 +165,11 @@ class Example:
     columns: Mapping[str, float] = field(default_factory=lambda: _NO_COLUMNS)
     prompt_tokens: int = 0
     task: str = ""
+    tokens: Mapping[str, Sequence[float]] = field(default_factory=lambda: _NO_TOKENS)
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.weights), "one weight per token"
+        assert all(len(own) == self.num_taught for own in self.tokens.values()), "one number per taught token"
 
     @property
     def num_taught(self) -> int:

@@ -122,6 +122,18 @@ def test_the_gradients_are_those_of_differences() -> None:
             assert float(leaf.grad[place]) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5, abs=1e-9)
 
 
+def test_a_sampler_that_computes_otherwise_is_corrected_for() -> None:
+    scored = scored_of(spread=0.0)
+    told = dict(scored.tokens_M) | {"sampled": scored.tokens_M["old"] + drawn(12)}
+    ppo(replace(scored, tokens_M=told), **CLIPS, max_ratio=2.0).value.backward()  # type: ignore[no-untyped-call]
+    ratios = [min(math.exp(a - b), 2.0) for a, b in zip(told["old"].tolist(), told["sampled"].tolist(), strict=True)]
+    assert 2.0 in ratios and min(ratios) < 1
+    gains = scored.tokens_M["advantage"].tolist()
+    assert scored.logps_M.grad is not None
+    expected = [-w * gain / scored.step_weight for w, gain in zip(ratios, gains, strict=True)]
+    assert scored.logps_M.grad.tolist() == pytest.approx(expected, rel=1e-10)
+
+
 def test_at_the_policy_itself_the_gradient_is_the_policy_gradients() -> None:
     scored = scored_of(spread=0.0)
     assert scored.values_M is not None
@@ -130,7 +142,7 @@ def test_at_the_policy_itself_the_gradient_is_the_policy_gradients() -> None:
     assert scored.logps_M.grad is not None
     expected = -scored.tokens_M["advantage"] / scored.step_weight
     torch.testing.assert_close(scored.logps_M.grad, expected, rtol=1e-12, atol=1e-15)
-    assert (loss.metrics["moved"].total, loss.metrics["clipped"].total) == (0, 0)
+    assert (loss.metrics["ratio"].total, loss.metrics["clipped"].total) == (sum(LENGTHS), 0)
 
 
 def test_equal_rewards_that_were_foreseen_give_no_gradient() -> None:

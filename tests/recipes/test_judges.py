@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,7 @@ def test_a_run_that_judges_nothing_is_told(taught: Path, tmp_path: Path) -> None
         ("model:1", "was taught sft and scores nothing"),
         ("model:2", "not finished"),
         ("model:3", "no run '3'"),
+        ("model:latest", "no finished run scores answers"),
     ):
         with (
             pytest.raises(RunError, match=what) as caught,
@@ -234,3 +236,22 @@ def test_the_command(taught: Path) -> None:
     for wrong, code_of_error in ((("latest", "data/evil.jsonl"), "data.not_found"), (("9", "x"), "run.not_found")):
         code, told, words = call(*wrong)
         assert (code, told["error"]["code"], words.count("\n")) == (2, code_of_error, 1), words
+
+
+def test_replies_are_learnt_from_what_a_model_thinks_of_them(taught: Path, tmp_path: Path) -> None:
+    """The newest judge is meant by `latest`, not the run that learns from it."""
+    project = tmp_path / "project"
+    shutil.copytree(taught, project)
+    rl = ["rl.rewards=model:latest", "rl.group=4", "rl.max_tokens=6", "train.epochs=1", "train.rows_per_step=4"]
+    asked = "".join(json.dumps({"prompt": pair(n)["prompt"], "answer": "the fox"}) + "\n" for n in range(8))
+    (project / "data/asked.jsonl").write_text(asked, encoding="utf-8")
+    knobs = ["objective=ppo", "data.train=data/asked.jsonl", "data.eval=none", *rl]
+    tune(project, load_config(project, knobs))
+    run = list_runs(project)[-1]
+    replies = [json.loads(line) for path in (run.path / "rollouts").iterdir() for line in path.read_text().splitlines()]
+    judge = Judge(project, find_run(project, "1"))
+    for reply in replies:
+        prompt = (Message("user", reply["prompt"]),)
+        [worth] = judge.worth([Sample(reply["prompt"], reply["text"], "", messages=prompt)])
+        assert reply["reward"] == pytest.approx(worth, rel=1e-4, abs=1e-4)
+    assert len(replies) == 32 and len({reply["reward"] for reply in replies}) > 4

@@ -73,7 +73,9 @@ def train(project: Path, *knobs: str, listener: Listener | None = None) -> tuple
 
 
 def adapter_bytes(run: RunFolder) -> bytes:
-    return (run.adapter / "adapter_model.safetensors").read_bytes()
+    """Return what was trained: the adapter, or all weights where they are."""
+    trained = run.model / "model.safetensors" if run.model.is_dir() else run.adapter / "adapter_model.safetensors"
+    return trained.read_bytes()
 
 
 def looks_of(run: RunFolder) -> list[dict[str, Any]]:
@@ -98,8 +100,16 @@ ON = ("train.eval_every=0.5", "train.patience=null", "train.keep=last")
 
 @pytest.mark.parametrize(
     "knobs",
-    [(), ("train.top_layers=1",), ("train.after_prompt=true",), ("objective=dpo",), ("objective=kto",)],
-    ids=["sft", "top_layers", "after_prompt", "dpo", "kto"],
+    [
+        (),
+        ("train.top_layers=1",),
+        ("train.after_prompt=true",),
+        ("objective=dpo",),
+        ("objective=kto",),
+        ("objective=reward",),
+        ("method=full", "train.dropout=0", "train.rank=auto"),
+    ],
+    ids=["sft", "top_layers", "after_prompt", "dpo", "kto", "reward", "full"],
 )
 def test_looking_changes_nothing_that_is_trained(tmp_path: Path, knobs: tuple[str, ...]) -> None:
     project = make_project(tmp_path, pairs=any("objective" in knob for knob in knobs), epochs=3)
@@ -147,6 +157,17 @@ def test_a_run_that_gains_nothing_ends_and_the_best_state_is_handed_over(tmp_pat
     assert f"Kept is what it was after step {looks[best]['step']}" in page
     assert page.count('<circle class="held-out"') == len(looks)
     assert not list(run.checkpoints.glob("best-*")), "what is handed over need not be kept twice"
+
+
+def test_the_best_weights_are_handed_over_where_all_are_trained(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    knobs = ("method=full", "train.dropout=0", "train.rank=auto", "train.eval_every=1", "train.patience=2")
+    run, summary = train(project, *knobs)
+    assert summary["kept_step"] < summary["steps"]
+    # A run that ends where the best state was has the very same weights.
+    until = summary["kept_step"]
+    again, _ = train(project, *knobs, listener=Listener(evaluated=lambda seen: seen.step >= until))
+    assert adapter_bytes(again) == adapter_bytes(run)
 
 
 def test_the_last_state_is_handed_over_where_that_is_asked_for(tmp_path: Path) -> None:

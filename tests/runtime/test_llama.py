@@ -68,7 +68,7 @@ def test_stream_gives_the_pieces_and_then_the_reply(llama: Llama, answer: Reply)
     assert len(pieces) > 1
     assert "".join(map(str, pieces)) == reply.text == answer.text
     # The server's own answer without a stream is the oracle.
-    whole = llama._post("/v1/chat/completions", llama._request(TEA, SHORT) | {"stream": False})
+    whole = llama.post("/v1/chat/completions", llama._request(TEA, SHORT) | {"stream": False})
     assert whole["choices"][0]["message"]["content"] == reply.text
 
 
@@ -114,7 +114,7 @@ def test_an_over_long_prompt_is_refused_with_both_numbers(llama: Llama) -> None:
 
 def test_a_request_that_the_server_cannot_read_is_refused(llama: Llama) -> None:
     with pytest.raises(EngineError) as caught:
-        llama._post("/v1/chat/completions", {"messages": "no list"})
+        llama.post("/v1/chat/completions", {"messages": "no list"})
     assert caught.value.code == "engine.request"
 
 

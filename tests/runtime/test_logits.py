@@ -27,7 +27,7 @@ def greedy_tokens(path: Path, *, adapter: Path | None = None) -> tuple[list[int]
     with Llama(path, adapter=adapter, context_tokens=256) as llama:
         prompt = llama.tokenize(llama.render([Message("user", "Tell me about tea.")]), parse_special=True)
         body = {"prompt": prompt, "n_predict": NUM_GREEDY_TOKENS, "temperature": 0, "return_tokens": True}
-        return prompt, llama._post("/completion", body)["tokens"]
+        return prompt, llama.post("/completion", body)["tokens"]
 
 
 def assert_greedy(path: Path, prompt: list[int], answer: list[int], *, adapter: Path | None = None) -> None:

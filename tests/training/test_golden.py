@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fledge.config import PreferenceConfig
+from fledge.config import PreferenceConfig, RlConfig
 from fledge.data.course import plain
 from fledge.data.ends import read_at_end
 from fledge.data.mismatched import mismatched
@@ -37,6 +37,7 @@ def _one_thread() -> Iterator[None]:
 
 
 KNOBS = PreferenceConfig(beta=0.05, good_weight=1.0, bad_weight=1.5, sft_weight=0.1).model_dump()
+KNOBS |= RlConfig(kl_weight=0.01, max_tokens=20).model_dump()
 # Objectives that are one function under two names are recorded once, under the first.
 DISTINCT = {aim: name for name, aim in reversed(OBJECTIVES.items())}.values()
 
@@ -46,6 +47,15 @@ def rows_of(name: str) -> tuple[list[Example], list[Example]]:
     examples = random_examples(32 * UNITS[LEARNS_FROM[name]])
     if LEARNS_FROM[name] == "answers":
         return examples, []
+    if LEARNS_FROM[name] == "prompts":
+        # As if they had been drawn when each token was as likely as any other, every second reply being a good one.
+        tokens = [{name: [-6.0] * e.num_taught for name in ("sampled", "old", "reference")} for e in examples]
+        signs = [{"advantage": 1.0 - 2 * (i % 2)} for i in range(len(examples))]
+        if OBJECTIVES[name].critic:
+            for own, e, sign in zip(tokens, examples, signs, strict=True):
+                count, worth = e.num_taught, sign["advantage"]
+                own |= {"advantage": [worth] * count, "return": [worth] * count, "value": [0.0] * count}
+        return [replace(e, columns=c, tokens=t) for e, c, t in zip(examples, signs, tokens, strict=True)], []
     if OBJECTIVES[name].judges:
         return [read_at_end(e) for e in examples], []
     columns = [{"reference": -7.3 * e.num_taught, "label": float(i % 3 == 0)} for i, e in enumerate(examples)]
@@ -58,7 +68,7 @@ def rows_of(name: str) -> tuple[list[Example], list[Example]]:
 def test_the_losses_are_the_recorded_ones(name: str, tmp_path: Path) -> None:
     model = load_tiny(save_tiny_model(tmp_path / "model"))
     parameters = model.parameters()
-    if OBJECTIVES[name].judges:
+    if OBJECTIVES[name].judges or OBJECTIVES[name].critic:
         parameters["score"] = model.add_scalar_head()
     optimizer = adamw(parameters, weight_decay=0.01)
     plan = Plan(STEPS, 0, Schedule(1e-2, STEPS, 0.1), 1.0, 1e9, lambda step: None)

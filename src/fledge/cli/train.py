@@ -8,6 +8,9 @@ import typer
 
 from fledge.cli.options import HERE, AsJson, Knobs, ProjectDir
 
+# What the bar tells beside the loss, where the objective has it.
+SHOWN = ("accuracy", "reward", "length")
+
 
 def train(
     knobs: Knobs = None,
@@ -62,7 +65,7 @@ def with_progress(work: Any) -> dict[str, Any]:
 
         def on_step(step: Any) -> None:
             rate = step.tokens_effective / step.seconds
-            told = "".join(f"  {name} {step.metrics[name]:.2f}" for name in ("accuracy",) if name in step.metrics)
+            told = "".join(f"  {name} {step.metrics[name]:.2f}" for name in SHOWN if name in step.metrics)
             bar(step.step, step.steps, note=f"loss {step.loss:.3f}{held_out}{told}  {rate:,.0f} tokens/s")
 
         def on_evaluation(evaluation: Any) -> bool:
@@ -82,11 +85,15 @@ def _tell(summary: dict[str, Any]) -> None:
     from fledge.cli.output import duration, megabytes, say
 
     before = summary.get("eval_before", {}).get("loss")
-    held_out = "" if summary["eval_loss"] is None else f", held-out {summary['eval_loss']:.3f}"
+    rewarded = "reward_first" in summary
+    held_out = "" if summary["eval_loss"] is None or rewarded else f", held-out {summary['eval_loss']:.3f}"
     held_out += f" ({before:.3f} before)" if held_out and before is not None else ""
     say(f"run      {summary['run']}")
     say(f"loss     {summary['loss_first']:.3f} -> {summary['loss_last']:.3f}{held_out}")
     metrics = summary.get("eval_metrics", {})
+    if rewarded:
+        told = f", held-out {metrics['reward']:.3f} ({summary['eval_before']['reward']:.3f} before)" if metrics else ""
+        say(f"reward   {summary['reward_first']:.3f} -> {summary['reward_last']:.3f}{told}")
     if "accuracy" in metrics:
         say(f"         {metrics['accuracy']:.1%} of the held-out rows are told apart by their rewards")
     if "likelier" in metrics:

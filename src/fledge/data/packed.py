@@ -35,6 +35,7 @@ class PackedExamples(Sequence[Example]):
         return self
 
     def _add(self, example: Example) -> None:
+        assert not example.tokens, "numbers of single tokens are not kept here"
         if example.columns:
             self._columns[len(self)] = example.columns
         self._ids.extend(example.ids)

@@ -9,7 +9,7 @@ M (the identity behind it: mean over branches == one pass with per-token weights
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -35,7 +35,7 @@ class Tree:
     start_B, end_B, parent_B: node b holds own tokens start_B[b]:end_B[b]; parent_B[b] is a node or NO_PARENT.
     trunk_B: for each node the runs (first key, length, position) of trunk tokens above its root.
     predictor_M: the token (index into C+N) whose hidden state predicts target_M; sequence_M, weight_M: for whom, how
-    much. columns_S: per-sequence numbers an objective may ask for.
+    much. columns_S, tokens_M: numbers of sequences and of supervised tokens that an objective may ask for.
     num_tokens_unshared: tokens that the same rows have without sharing.
     """
 
@@ -54,6 +54,7 @@ class Tree:
     columns_S: Mapping[str, NDArray[np.float64]]
     num_sequences: int
     num_tokens_unshared: int
+    tokens_M: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def ancestors(self, node: int) -> list[int]:
         """Return the nodes from the root down to the parent of `node`."""
@@ -244,6 +245,7 @@ def _filled(examples: Sequence[Example], layout: Layout) -> Tree:
         columns_S=_columns(examples),
         num_sequences=len(examples),
         num_tokens_unshared=sum(map(len, layout.inputs)),
+        tokens_M=_token_columns(examples),
     )
 
 
@@ -277,3 +279,9 @@ def _columns(examples: Sequence[Example]) -> dict[str, NDArray[np.float64]]:
     names = examples[0].columns
     assert all(set(e.columns) == set(names) for e in examples), "every example of a batch has the same columns"
     return {name: np.array([e.columns[name] for e in examples], dtype=np.float64) for name in names}
+
+
+def _token_columns(examples: Sequence[Example]) -> dict[str, NDArray[np.float64]]:
+    names = examples[0].tokens
+    assert all(set(e.tokens) == set(names) for e in examples), "every example of a batch has the same numbers"
+    return {name: np.array([x for e in examples for x in e.tokens[name]], dtype=np.float64) for name in names}

@@ -22,18 +22,22 @@ LEARNS_FROM: Mapping[str, RowKind] = {
     "simpo": "pairs",
     "kto": "judged",
     "reward": "pairs",
+    "grpo": "prompts",
+    "rloo": "prompts",
+    "ppo": "prompts",
 }
-UNITS: Mapping[RowKind, int] = {"answers": 1, "pairs": 2, "judged": 1}
+UNITS: Mapping[RowKind, int] = {"answers": 1, "pairs": 2, "judged": 1, "prompts": 1}
 WANTED: Mapping[RowKind, str] = {
     "pairs": "pairs of a better and a worse answer",
     "judged": "answers that are judged good or bad",
+    "prompts": "prompts to be answered and rewarded",
 }
 # Which objective learns all of a record.
 FITTING: Mapping[type, str] = {
     Preference: "dpo (or ipo, orpo, simpo, reward), which learns from both answers",
     Judged: "kto, which learns from good answers and from bad ones",
     Conversation: "sft, which learns the answers",
-    Problem: "sft, which learns the answers",
+    Problem: "sft, which learns the answers, or grpo, which learns from rewards",
     Text: "text, which learns the text itself",
 }
 
@@ -41,7 +45,8 @@ FITTING: Mapping[type, str] = {
 def rows_for(reading: Reading, path: Path, kind: RowKind) -> list[Learnt]:
     """Return the rows of a file that an objective of this kind learns from.
 
-    Of answers, what `taught_of` gives. Of judged answers, a preference is a good one and a bad one.
+    Of answers, what `taught_of` gives. Of judged answers, a preference is a good one and a bad one. Of prompts, what is
+    asked and the answer that a reward may check by: a conversation's last one, where it says no other.
 
     Raises DataError with every faulty row, for a file without rows, and for one that holds nothing of the kind, with
     the objective that fits.
@@ -88,6 +93,13 @@ def for_answers(reading: Reading, path: Path) -> Reading:
 
 
 def _taken(record: Record, kind: RowKind) -> Iterator[Learnt]:
+    if kind == "prompts":
+        if isinstance(record, Problem):
+            bare = Conversation(record.prompt, record.origin, None, record.group, record.tools)
+            yield as_conversation(record) or bare
+        elif isinstance(record, Conversation) and record.prompt:
+            yield record
+        return
     if isinstance(record, Preference) and kind == "judged":
         group = record.group or record.origin
         for answer, good in ((record.chosen, True), (record.rejected, False)):
@@ -111,9 +123,12 @@ def sides(row: Learnt) -> list[Conversation | Text]:
 
 
 def answers_of(rows: Sequence[Learnt]) -> list[Taught]:
-    """Return what rows of any kind give to ask and to answer: of a pair the better answer, of judged ones the good."""
+    """Return what rows of any kind give to ask and to answer: of a pair the better answer, of judged ones the good.
+
+    A bare prompt, which only a reward knows the answer to, gives nothing.
+    """
     found = (row if isinstance(row, Text) else as_conversation(row) for row in rows)
-    return [row for row in found if row is not None]
+    return [row for row in found if isinstance(row, Text) or (row is not None and row.messages[-1].role == "assistant")]
 
 
 def _said(prompt: tuple[Message, ...], answer: tuple[Message, ...], row: Preference | Judged) -> Conversation:

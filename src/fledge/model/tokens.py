@@ -6,8 +6,8 @@ first and then through the own tokens, 0..C+N.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -61,3 +61,34 @@ def behind(ids: Tensor, context_tokens: int) -> TreeTokens:
         span_S3=torch.tensor([[0, context_tokens, 0]]),
         num_context=context_tokens,
     )
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Distinct prompts as a tree: the tokens of all `trees` are numbered in order, and with `trunk` the others stand on
+    the first. runs: for each prompt the (first number, length, position) of its tokens.
+    """
+
+    ids: Sequence[Sequence[int]]
+    trees: Sequence[TreeTokens]
+    trunk: bool
+    runs: Sequence[Sequence[tuple[int, int, int]]]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(tokens.num_tokens for tokens in self.trees)
+
+    def length(self, prompt: int) -> int:
+        return len(self.ids[prompt])
+
+
+@dataclass
+class Growing:
+    """A reply under way: to which prompt, in which slot, and the tokens and log-probabilities that it has so far."""
+
+    number: int
+    prompt: int
+    slot: int
+    uniforms: Sequence[float]
+    ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)

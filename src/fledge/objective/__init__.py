@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fledge.objective import preference
+from fledge.objective import policy, preference
+from fledge.objective.ppo import ppo
 from fledge.objective.reward import reward
 from fledge.objective.scored import Before, Loss, Objective
 from fledge.objective.sft import sft
@@ -19,6 +20,7 @@ class Aim:
 
     reference: it compares with the model as it was. beta: what that knob is where nobody says. facts: finds what it has
     to know of a whole step, and is told `facts_terms`. judges: it learns to score answers, each where it has ended.
+    critic: it learns what to expect of a reply before each token.
     """
 
     function: Callable[..., Loss]
@@ -28,8 +30,9 @@ class Aim:
     facts: Callable[..., Any] | None = None
     facts_terms: tuple[str, ...] = ()
     judges: bool = False
+    critic: bool = False
 
-    def make(self, knobs: Mapping[str, float]) -> Objective:
+    def make(self, knobs: Mapping[str, Any]) -> Objective:
         """Return the objective under resolved `knobs`, of which it takes its own."""
         return partial(self.function, **{name: knobs[name] for name in self.terms})
 
@@ -54,4 +57,7 @@ OBJECTIVES: Mapping[str, Aim] = {
         facts_terms=("beta",),
     ),
     "reward": Aim(reward, ("margin", "label_smoothing", "centre_weight"), judges=True),
+    "grpo": Aim(policy.grpo, ("clip_low", "clip_high", "kl_weight", "loss", "max_tokens", "max_ratio")),
+    "rloo": Aim(policy.rloo, ("clip_low", "clip_high", "max_ratio")),
+    "ppo": Aim(ppo, ("clip_low", "clip_high", "value_clip", "value_weight", "max_ratio"), critic=True),
 }

@@ -6,9 +6,12 @@ the scalar head expects of a reply before token t was said.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from fledge.objective.policy import metrics_of
 from fledge.objective.scored import Loss, Mean, Scored
 
 _NEARLY_ZERO = 1e-8
@@ -51,13 +54,22 @@ def whitened(values_M: Tensor) -> Tensor:
     return (values_M - values_M.mean()) * torch.rsqrt(values_M.var() + _NEARLY_ZERO)
 
 
-def ppo(scored: Scored, *, clip_low: float, clip_high: float, value_clip: float, value_weight: float) -> Loss:
+def ppo(
+    scored: Scored,
+    *,
+    clip_low: float,
+    clip_high: float,
+    value_clip: float,
+    value_weight: float,
+    max_ratio: float = math.inf,
+) -> Loss:
     """Return the mean over sampled tokens of -min(A q, A clamp(q, 1 - clip_low, 1 + clip_high)) + value_weight L_V.
 
     q = p / p_old, A the advantage: Schulman et al. 2017, arXiv 1707.06347, eq. 7. L_V = max((V - R)^2, (V' - R)^2) / 2
     with the return R and V' = V kept within value_clip of what it was: eq. 9, clipped as in its authors' code (Huang et
     al. 2022, "The 37 implementation details of PPO", detail 9). Of the supervised tokens it takes the numbers `old`
-    (log p when they were sampled), `advantage`, `return` and `value` (V then).
+    (log p when they were sampled), `advantage`, `return` and `value` (V then); with `sampled` (log p as the sampler saw
+    it) the first term counts min(p_old / p_sampled, max_ratio) times, as in `policy.grpo`.
     """
     assert scored.values_M is not None, "the objective needs a scalar head"
     told = scored.tokens_M
@@ -65,14 +77,13 @@ def ppo(scored: Scored, *, clip_low: float, clip_high: float, value_clip: float,
     ratio, advantage = log_ratio.exp(), told["advantage"].to(log_ratio.dtype)
     gain, clipped_gain = advantage * ratio, advantage * ratio.clamp(1 - clip_low, 1 + clip_high)
     policy = -torch.minimum(gain, clipped_gain)
+    if "sampled" in told:
+        policy = policy * torch.exp(told["old"] - told["sampled"]).clamp(max=max_ratio).to(policy.dtype)
     value, before = scored.values_M, told["value"].to(scored.values_M.dtype)
     goal = told["return"].to(value.dtype)
     near = before + (value - before).clamp(-value_clip, value_clip)
     error = 0.5 * torch.maximum((value - goal) ** 2, (near - goal) ** 2)
     losses = (policy + value_weight * error) * scored.weight_M
-    metrics = {
-        "clipped": Mean.of((gain > clipped_gain).to(ratio.dtype)),
-        "moved": Mean.of(ratio - 1 - log_ratio),
-        "value_loss": Mean.of(error),
-    }
+    held_M = (gain > clipped_gain).detach()
+    metrics = metrics_of(scored, ratio.detach(), held_M) | {"value_loss": Mean.of(error)}
     return Loss(losses.sum() / scored.step_weight, metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from fledge.model.causal import CausalModel
 from fledge.model.memory import memory_bytes
 from fledge.recipes.once import remember
 from fledge.recipes.reference import with_columns
+from fledge.recipes.rollouts import open_source
 from fledge.recipes.setup import Setup, build, prepare, stream
 from fledge.training.aims import aim_of, before_of, objective_of
 from fledge.training.checkpoint import KEPT
@@ -43,20 +45,29 @@ def forecast(project: Path, config: Config, *, say: Callable[[str], None]) -> di
         # Any numbers do to see how long a step takes.
         lesson = setup.lesson
         setup = replace(setup, lesson=with_columns(lesson, [0.0] * (len(lesson.examples) + len(lesson.aside))))
-    seconds_per_token, loss = 0.0, 0.0
+    seconds_per_token, loss, num_tokens = 0.0, 0.0, 0
     started = time.perf_counter()
     memory = remember(model, setup.config.train, setup.places, say)
     once_s = time.perf_counter() - started
-    for batch in islice(stream(setup, memory=memory), PROBE_STEPS):
+    with ExitStack() as stack:
+        steps = stream(setup, memory=memory)
+        if setup.rolls_out:
+            source = stack.enter_context(open_source(setup, model, project=project, run=None, say=say))
+            steps = source.batches(0)
+        # Where replies are sampled, a step begins with that.
         started = time.perf_counter()
-        shares = []
-        for scored in scored_pieces(model, batch, step_facts(model, batch, before, Ranks.here())):
-            share = objective(scored)
-            share.value.backward()  # type: ignore[no-untyped-call]
-            shares.append(float(share.value.detach()))
-        loss = math.fsum(shares)
-        seconds_per_token = (time.perf_counter() - started) / batch.num_tokens
-    num_tokens = sum(batch.num_tokens for batch in stream(setup, memory=memory))
+        for batch in islice(steps, PROBE_STEPS):
+            shares = []
+            for scored in scored_pieces(model, batch, step_facts(model, batch, before, Ranks.here())):
+                share = objective(scored)
+                share.value.backward()  # type: ignore[no-untyped-call]
+                shares.append(float(share.value.detach()))
+            loss = math.fsum(shares)
+            seconds_per_token = (time.perf_counter() - started) / batch.num_tokens
+            num_tokens = batch.num_tokens * setup.steps
+            started = time.perf_counter()
+    if not setup.rolls_out:
+        num_tokens = sum(batch.num_tokens for batch in stream(setup, memory=memory))
     told = {
         "seconds": once_s + seconds_per_token * num_tokens,
         "ram_bytes": setup.plan.bytes,

@@ -24,7 +24,7 @@ from fledge.model.hardware import DTYPES
 from fledge.model.load import load_model, plain_reason
 from fledge.model.lora import settings_of
 from fledge.model.tokenizer import load_tokenizer
-from fledge.project import RunFolder, find_run, staged_file
+from fledge.project import RunFolder, find_run, list_runs, read_json, staged_file
 from fledge.recipes.prepare import inside
 from fledge.recipes.ship import open_run
 from fledge.records import Conversation, Example, Judged, Learnt, Message, Preference, Record
@@ -32,6 +32,7 @@ from fledge.rewards.record import Sample
 from fledge.training.score import sequence_values
 
 Progress = Callable[[int, int], None]
+JUDGING = "reward"
 
 
 class Judge:
@@ -49,7 +50,7 @@ class Judge:
                 "run.not_found",
                 f"it was taught {self.config.objective} and scores nothing.",
                 where=self.name,
-                remedy="Name a run of objective: reward.",
+                remedy=f"Name a run of objective: {JUDGING}.",
             )
         # Its prompts say the date they said when it was trained.
         today = yaml.safe_load(run.knobs.read_text(encoding="utf-8")).get("date")
@@ -99,8 +100,23 @@ def _said(sample: Sample) -> Conversation:
 
 
 def judge_named(project: Path, spec: str) -> Judge:
-    """Return the judge that a run's number, name, folder or `latest` means. Raises RunError as `Judge` does."""
-    return Judge(project, find_run(project, spec))
+    """Return the judge that a run's number, name or folder means; `latest` is the newest that scores answers.
+
+    Raises RunError as `Judge` does, and where none is found.
+    """
+    if spec != "latest":
+        return Judge(project, find_run(project, spec))
+    # A run that learns from it is newer, and is no judge.
+    finished = [run for run in reversed(list_runs(project)) if run.finished]
+    for run in finished:
+        if read_json(run.manifest)["summary"]["objective"] == JUDGING:
+            return Judge(project, run)
+    raise RunError(
+        "run.not_found",
+        "no finished run scores answers.",
+        where=str(project / "runs"),
+        remedy=f"Train one with objective: {JUDGING}.",
+    )
 
 
 @dataclass(frozen=True)

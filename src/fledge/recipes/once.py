@@ -13,7 +13,7 @@ from fledge.model.lora import ALL_LINEAR
 from fledge.model.shape import Shape
 from fledge.model.weights import GgufWeights, OtherWeights, Weights
 from fledge.records import Example
-from fledge.training.aims import aim_of
+from fledge.training.aims import aim_of, rolls_out
 from fledge.training.batch import Memory, to_tokens
 
 TOKENS_AT_ONCE = 1024
@@ -49,6 +49,8 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
         problem = "train.top_layers and train.after_prompt exclude each other."
     elif train.after_prompt and (aim_of(config).facts or aim_of(config).judges):
         problem = f"objective {config.objective} and train.after_prompt exclude each other."
+    elif problem := _odd_rollouts(config, shape):
+        pass
     elif train.after_prompt and plain:
         problem = f"train.after_prompt needs the fast path, and {plain}."
     elif train.dora and isinstance(weights, GgufWeights) and shape.architecture != "llama":
@@ -56,6 +58,19 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
         remedy = "Leave it out, or train on the model's Hugging Face folder."
     if problem:
         raise ConfigError("config.bad_value", problem, where="train", remedy=remedy)
+
+
+def _odd_rollouts(config: Config, shape: Shape) -> str:
+    """Return what cannot be had where replies are sampled, or ""."""
+    if not rolls_out(config):
+        return ""
+    if config.train.after_prompt:
+        return f"objective {config.objective} and train.after_prompt exclude each other."
+    if config.rl.temperature != 1 and shape.style.final_softcap:
+        return "rl.temperature is not 1, and the model caps its logits: what was drawn could not be told."
+    if config.method == "full" and config.rl.kl_weight:
+        return "rl.kl_weight compares with the model as it was, which method full does not keep."
+    return ""
 
 
 def _check_full(config: Config, plain: str) -> None:

@@ -55,7 +55,7 @@ class Lesson:
 
     `notes` warn of what the model's template says nothing of. ends: the last taught token of each conversation.
     unit: so many examples in sequence are one row. aside: for each row one that is scored beside it, where the
-    objective asks for it.
+    objective asks for it. asked: the rows themselves, where their prompts alone are taken.
     """
 
     examples: Sequence[Example]
@@ -66,6 +66,7 @@ class Lesson:
     ends: frozenset[int] = frozenset()
     unit: int = 1
     aside: Sequence[Example] = ()
+    asked: Sequence[Conversation] = ()
 
     @property
     def num_rows(self) -> int:
@@ -97,6 +98,8 @@ class Lesson:
             told = (example.ids, example.weights, example.prompt_tokens)
             labelled = (*told, example.columns[LABEL]) if LABEL in example.columns else told
             digest.update(repr(labelled).encode())
+        for row in self.asked:
+            digest.update(repr((row.answer, row.reply)).encode())
         return digest.hexdigest()
 
 

@@ -16,8 +16,10 @@ from fledge.evaluation.verdict import Outcome
 from fledge.project import RunFolder, write_json_atomic, write_text_atomic
 from fledge.recipes.by_task import line_of_losses, table_of_tasks, table_of_texts
 from fledge.recipes.charts import bar, curve, short
+from fledge.recipes.metric_words import METRICS
 from fledge.recipes.spread import pictures_of
 from fledge.recipes.told import Told, read_run
+from fledge.recipes.tries import pictures_of_tries
 
 MOST_ANSWERS = 6
 MOST_CHARS = 600
@@ -36,19 +38,6 @@ HASHES = {
     "model_sha256": "model",
 }
 UNITS = {"loss": "nats per taught token"}
-# What objectives tell beside the loss: title, words.
-METRICS = {
-    "accuracy": ("Told apart", "share of rows whose better answer has the higher reward"),
-    "likelier": ("Likelier", "share of rows whose better answer has the higher log-probability per token"),
-    "margin": ("Margin", "reward of the better answer less that of the worse"),
-    "score_chosen": ("Score of better answers", "any number; higher is better"),
-    "score_rejected": ("Score of worse answers", "any number; lower is better"),
-    "reward_chosen": ("Reward of better answers", "0 is as likely as before"),
-    "reward_rejected": ("Reward of worse answers", "0 is as likely as before"),
-    "reward_good": ("Reward of good answers", "0 is as likely as before"),
-    "reward_bad": ("Reward of bad answers", "0 is as likely as before"),
-    "kl": ("Distance", "from the model as it was, on answers to other questions, in nats"),
-}
 FIGURES = ("size", "bits per weight", "same next token", "divergence (nats)")
 # A choice as fledge.training.auto words it; other notes tell what was read.
 CHOICE = re.compile(r"([\w.]+) = (.*?): (.+)", re.DOTALL)
@@ -77,11 +66,13 @@ def _page(told: Told) -> str:
         "What does it answer?": _answers,
         "What did it learn from?": _rows,
         "How did it learn?": _curves,
+        "What did it try?": pictures_of_tries,
         "What was chosen for you?": _choices,
         "What do you get?": _files,
         "What did it take?": _costs,
     }
-    body = "".join(f"<section><h2>{title}</h2>{write(told)}</section>\n" for title, write in sections.items())
+    written = {title: write(told) for title, write in sections.items()}
+    body = "".join(f"<section><h2>{title}</h2>{text}</section>\n" for title, text in written.items() if text)
     name = escape(told.run.path.name)
     # The policy is a second wall behind escaping: even markup that got through could load and run nothing.
     return f"""<!DOCTYPE html>
@@ -228,7 +219,8 @@ def _curves(told: Told) -> str:
     held_out_mark = _held_out_marks(told, "loss", held_out)
     clip_mark = {} if clip is None else {f"clipped at {clip:g}": clip}
     large = _figure(told, "loss", "Loss", words, held_out_mark)
-    small = "".join(_metric(told, name) for name in METRICS)
+    each = dict.fromkeys(name for step in told.steps for name in step.get("metrics", {}) if name.startswith("reward_"))
+    small = "".join(_metric(told, name) for name in dict.fromkeys((*METRICS, *each)))
     small += _figure(told, "lr", "Learning rate", "as scheduled", {}, smoothed=False)
     small += _figure(told, "grad_norm", "Gradient norm", "before clipping", clip_mark)
     return f'{large}{_ended(told)}{line_of_losses(told.summary)}<div class="small-multiples">{small}</div>'
@@ -246,7 +238,7 @@ def _ended(told: Told) -> str:
 
 def _metric(told: Told, name: str) -> str:
     """Return the curve of what the objective tells beside its loss."""
-    title, words = METRICS[name]
+    title, words = METRICS.get(name, (name.removeprefix("reward_"), "one of the rewards"))
     held_out = told.summary.get("eval_metrics", {}).get(name)
     return _figure(told, name, title, words, _held_out_marks(told, name, held_out))
 
@@ -269,8 +261,8 @@ def _figure(told: Told, key: str, title: str, words: str, marks: Mapping[str, fl
     looks = [(seen["step"], {**seen["metrics"], "loss": seen["loss"]}.get(key, math.nan)) for seen in told.evaluations]
     dots = [(step, value) for step, value in looks if math.isfinite(value)]
     drawn = curve(points, title, steps=told.num_steps, unit=unit, smoothed=smoothed, marks=marks, dots=dots)
-    caption = f"<b>{title}</b>, {words}"
-    return f'<figure id="{key}"><figcaption>{caption}</figcaption><div class="frame">{drawn}</div></figure>'
+    caption = f"<b>{escape(title)}</b>, {words}"
+    return f'<figure id="{escape(key)}"><figcaption>{caption}</figcaption><div class="frame">{drawn}</div></figure>'
 
 
 def _choices(told: Told) -> str:

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ from fledge.model.weights import GgufWeights, Weights, open_weights
 from fledge.project import sha256_of
 from fledge.recipes.once import check_options, places_of, quantised, remembered_bytes
 from fledge.recipes.prepare import Lesson, Rows, read_project, teach
+from fledge.recipes.prompts import resolve_rl, teach_prompts
 from fledge.recipes.reference import with_reference
 from fledge.recipes.spread import spread_of
 from fledge.recipes.texts import texts_of
 from fledge.records import Judged, Learnt, Preference
-from fledge.training.aims import aim_of, compares, unheard
+from fledge.training.aims import aim_of, compares, rolls_out, unheard
 from fledge.training.auto import Means, layers_of, lora_settings, resolve
 from fledge.training.batch import Batch, Memory, batches, num_steps
 from fledge.training.memory_plan import MemoryPlan
@@ -82,7 +84,13 @@ class Setup:
     @property
     def _deciding(self) -> set[str]:
         """The sections of the knobs that decide what is trained."""
-        return {"objective", "method", "train"} | ({"preference"} if compares(self.config) else set())
+        own = {"preference"} if compares(self.config) else {"rl", "generate", "evaluate"} if self.rolls_out else set()
+        return {"objective", "method", "train"} | own
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether it learns from replies that it samples itself."""
+        return rolls_out(self.config)
 
     @property
     def lora(self) -> LoraSettings:
@@ -92,12 +100,14 @@ class Setup:
     def steps(self) -> int:
         train = self.config.train
         assert train.epochs != "auto" and train.rows_per_step != "auto"
-        return num_steps(self.course.rows_per_epoch, epochs=train.epochs, rows_per_step=train.rows_per_step)
+        once = num_steps(self.course.rows_per_epoch, epochs=train.epochs, rows_per_step=train.rows_per_step)
+        return once * (self.config.rl.updates if self.rolls_out else 1)
 
     @property
     def steps_per_epoch(self) -> int:
         assert self.config.train.rows_per_step != "auto"
-        return math.ceil(self.course.rows_per_epoch / self.config.train.rows_per_step)
+        once = math.ceil(self.course.rows_per_epoch / self.config.train.rows_per_step)
+        return once * (self.config.rl.updates if self.rolls_out else 1)
 
 
 def prepare(
@@ -116,13 +126,15 @@ def prepare(
     rows = read_project(project, config)
     weights = extend(open_weights(resolve_model(config.model, base_dir=project)), config.data.add_tokens)
     template = ChatTemplate(load_tokenizer(weights), today=today)
+    config, rl_choices = resolve_rl(config, rows.train)
     lesson, held_out, spread = _lessons(rows, template, config, context_tokens=weights.shape.context_tokens)
     machine = survey(say)
     torch.set_num_threads(threads or machine.threads)
     plain = plain_reason(weights, dora=config.train.dora)
     check_options(config, weights, plain=plain)
     all_logits = bool(plain) and prepare_plain(weights)
-    places = places_of(config.train, lesson.examples, plain=plain)
+    # What a run samples is not known before: nothing of it can be computed once.
+    places = None if lesson.asked else places_of(config.train, lesson.examples, plain=plain)
     held = remembered_bytes(config.train, places, weights.shape, dtype=machine.dtype)
     held += weights.learnt_bytes if isinstance(weights, Extended) and config.method != "full" else 0
     course = plan_course(
@@ -149,7 +161,7 @@ def prepare(
         places=places,
         course=course,
         spread=spread,
-        notes=(*notes, *map(str, choices)),
+        notes=(*notes, *map(str, (*rl_choices, *choices))),
     )
 
 
@@ -157,9 +169,10 @@ def _lessons(
     rows: Rows, template: ChatTemplate, config: Config, *, context_tokens: int
 ) -> tuple[Lesson, Lesson, dict[str, Any]]:
     """Return what is taught, what is held out, and how the rows are spread."""
-    lesson = teach(rows.train, template, config, context_tokens=context_tokens)
-    held_out = teach(rows.held_out, template, config, context_tokens=context_tokens, held_out=True)
-    spread = spread_of(rows.train, lesson.examples)
+    teacher = partial(teach_prompts if rolls_out(config) else teach, template=template, config=config)
+    lesson = teacher(rows.train, context_tokens=context_tokens)
+    held_out = teacher(rows.held_out, context_tokens=context_tokens, held_out=True)
+    spread = spread_of(() if lesson.asked else rows.train, lesson.examples)
     if aim_of(config).judges:
         # An answer is scored as a whole, where it has ended.
         lesson, held_out = (
@@ -186,20 +199,23 @@ def _notes(
     rows: Rows, lesson: Lesson, held_out: Lesson, course: Course, config: Config, weights: Weights, plain: str
 ) -> list[str]:
     """Return what a person should know before the first step, in words."""
-    told = f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"
+    taught = f"{lesson.num_taught} tokens are taught: {_what_is_taught(rows.train)}"
+    if lesson.asked:
+        group, longest = config.rl.group, config.rl.max_tokens
+        taught = f"{lesson.num_rows} prompts, {group} replies of up to {longest} tokens to each, which are compared"
     if aim_of(config).judges:
-        told = f"{len(lesson.examples)} answers are scored, each where its turn has ended"
-    notes = [*rows.notes, told]
+        taught = f"{len(lesson.examples)} answers are scored, each where its turn has ended"
+    notes = [*rows.notes, taught]
     notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
     notes += course.notes
     notes += _notes_of_added(lesson, weights)
     if unused := unheard(config):
-        notes.append(f"WARNING: preference.{', preference.'.join(unused)}: says nothing to {config.objective}")
+        notes.append(f"WARNING: {', '.join(unused)}: says nothing to {config.objective}")
     notes += [f"held out: {held_out.left_out}"] if held_out.left_out else []
     if config.train.after_prompt and not isinstance(weights, GgufWeights):
         notes.append("train.after_prompt: the adapter opens in PEFT; to export and serve it, train on a GGUF file")
-    if plain and config.train.top_layers is not None:
-        notes.append("train.top_layers saves less here: the plain path computes the lower layers in every step")
+    if (plain or lesson.asked) and config.train.top_layers is not None:
+        notes.append("train.top_layers saves less here: the lower layers are computed in every step")
     return notes
 
 
@@ -247,14 +263,15 @@ def build(setup: Setup) -> tuple[CausalModel, dict[str, nn.Parameter], torch.opt
     if setup.config.method == "full":
         span = layers_of(train, setup.weights.shape.num_layers)
         model.train_weights(setup.weights, span, masters=DTYPES[train.masters])
-        parameters = model.parameters()
-        return model, parameters, optimizer_of(train.optimizer, parameters, weight_decay=train.weight_decay)
-    model.add_adapter(setup.lora, seed=train.seed)
-    if isinstance(setup.weights, Extended):
-        model.train_rows(setup.weights)
-    parameters = model.parameters()
-    if aim_of(setup.config).judges:
+    else:
+        model.add_adapter(setup.lora, seed=train.seed)
+        if isinstance(setup.weights, Extended):
+            model.train_rows(setup.weights)
+    parameters, aim = model.parameters(), aim_of(setup.config)
+    if aim.judges or aim.critic:
         parameters[SCORE] = model.add_scalar_head()
+    if setup.config.method == "full":
+        return model, parameters, optimizer_of(train.optimizer, parameters, weight_decay=train.weight_decay)
     return model, parameters, adamw(parameters, weight_decay=train.weight_decay, lora_plus=train.lora_plus)
 
 

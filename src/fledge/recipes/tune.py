@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from fledge.project import RunFolder, new_run, sha256_of, staged_folder, write_j
 from fledge.recipes.held_out import Measured, measure, summary_of_tasks
 from fledge.recipes.once import remember
 from fledge.recipes.report import write_report
+from fledge.recipes.rollouts import open_source
 from fledge.recipes.setup import Setup, build, prepare, refer, stream
 from fledge.recipes.watch import Watch, best_is_there
 from fledge.release.folder import copy_tokenizer, write_tokenizer
@@ -73,7 +76,7 @@ def tune(
         "knobs": setup.config.model_dump(),
     }
     write_text_atomic(run.knobs, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
-    return _train(run, setup, listener)
+    return _train(project, run, setup, listener)
 
 
 def resume(project: Path, run: RunFolder, *, listener: Listener | None = None) -> dict[str, Any]:
@@ -108,21 +111,27 @@ def resume(project: Path, run: RunFolder, *, listener: Listener | None = None) -
             where=str(run.path),
             remedy="Put them back as they were, or start a new run with `fledge train`.",
         )
-    return _train(run, setup, listener)
+    return _train(project, run, setup, listener)
 
 
-def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
+def _train(project: Path, run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
     train = setup.config.train
     assert train.lr != "auto"
     for note in setup.notes:
         listener.say(note)
-    with _locked(run):
+    with _locked(run), ExitStack() as stack:
         model, parameters, optimizer = build(setup)
         listener.say(model.path)
         setup = refer(setup, model, listener.say)
-        before = measure(model, setup.held_out, setup.config, max_tokens=setup.plan.tokens)
+        size = setup.plan.tokens
+        look: Callable[[], Measured] = partial(measure, model, setup.held_out, setup.config, max_tokens=size)
+        source = None
+        if setup.rolls_out:
+            source = stack.enter_context(open_source(setup, model, project=project, run=run, say=listener.say))
+            look = source.measure
+        before = look()
         first_step = last_step = _restore(run, setup, parameters, optimizer, listener)
-        watch = Watch(run, setup, model, parameters, first_step=first_step, tell=listener.evaluated)
+        watch = Watch(run, setup, model, parameters, look=look, first_step=first_step, tell=listener.evaluated)
         plan = Plan(
             steps=setup.steps,
             first_step=first_step,
@@ -136,8 +145,11 @@ def _train(run: RunFolder, setup: Setup, listener: Listener) -> dict[str, Any]:
             ends_after=watch,
         )
         objective = objective_of(setup.config)
-        memory = remember(model, train, setup.places, listener.say)
-        steps = stream(setup, first_step=first_step, memory=memory)
+        if source is not None:
+            steps = source.batches(first_step)
+        else:
+            memory = remember(model, train, setup.places, listener.say)
+            steps = stream(setup, first_step=first_step, memory=memory)
         with closing(MetricsLog(run.metrics, first_step=first_step)) as log:
             if not watch.over and (done := fit(model, steps, objective, optimizer, plan, [log, listener.step])):
                 last_step = done[-1].step
@@ -161,6 +173,9 @@ def _save(run: RunFolder, setup: Setup, model: CausalModel) -> Path:
     adapter = model.adapter(setup.lora, base_name=setup.config.model)
     if setup.config.train.after_prompt:
         adapter = replace(adapter, invocation_tokens=tuple(setup.template.invocation_ids()))
+    if not aim_of(setup.config).judges:
+        # A critic is of use to its own run alone.
+        adapter = replace(adapter, score=None)
     save_adapter(adapter, run.adapter, beside=lambda staged: _write_added(setup, staged))
     return run.adapter / TENSORS_NAME
 
@@ -206,6 +221,7 @@ def _finish(
         "rows": setup.lesson.num_rows,
         "rows_too_long": len(setup.lesson.too_long),
         **asdict(totals),
+        **_rewards(run),
         "tokens_per_s": totals.tokens_effective / totals.seconds,
         "sharing": totals.tokens_effective / totals.tokens_computed,
         "eval_loss": measured.loss,
@@ -240,6 +256,13 @@ def _totals(run: RunFolder) -> Summary:
     """Return the totals over all steps of the run, those before an interruption included."""
     steps = [Step(**line) for line in read(run.metrics)]
     return Summary.of(steps)
+
+
+def _rewards(run: RunFolder) -> dict[str, float]:
+    """Return the mean reward of sampled replies in the first and in the last tenth of the steps, where there is one."""
+    told = [line["metrics"]["reward"] for line in read(run.metrics) if "reward" in line["metrics"]]
+    few = max(1, len(told) // 10)
+    return {"reward_first": fmean(told[:few]), "reward_last": fmean(told[-few:])} if told else {}
 
 
 @contextmanager

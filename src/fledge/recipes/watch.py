@@ -12,7 +12,7 @@ from torch import nn
 from fledge.model.causal import CausalModel
 from fledge.model.process import return_memory
 from fledge.project import RunFolder
-from fledge.recipes.held_out import Measured, measure
+from fledge.recipes.held_out import Measured
 from fledge.recipes.setup import Setup
 from fledge.training import checkpoint
 from fledge.training.evaluations import Evaluation, EvaluationLog, best_of, looks_in_vain, steps_to_look_after
@@ -26,14 +26,16 @@ Told = Callable[[Evaluation], bool]
 class Watch:
     """Looks at the held-out rows after some steps, and says when the run is over.
 
-    It changes nothing that is trained. `tell` hears of every look, of those before an interruption again, and may end
-    the run by returning True. `over` says why the run ends before its last step, "" where it does not.
+    It changes nothing that is trained. `look` tells what they make of the model as it is. `tell` hears of every look,
+    of those before an interruption again, and may end the run by returning True. `over` says why the run ends before
+    its last step, "" where it does not.
     """
 
     run: RunFolder
     setup: Setup
     model: CausalModel
     parameters: Mapping[str, nn.Parameter]
+    look: Callable[[], Measured]
     first_step: int
     tell: Told
     over: str = field(default="", init=False)
@@ -70,7 +72,7 @@ class Watch:
         # No dropout; and what prompts of held-out rows are remembered must not take the place of those that are learnt.
         self.model.train(False)
         with self.model.apart():
-            found = measure(self.model, self.setup.held_out, self.setup.config, max_tokens=self.setup.plan.tokens)
+            found = self.look()
         self.model.train()
         return_memory()
         assert found.loss is not None
@@ -127,7 +129,7 @@ class Watch:
         for seen in self.evaluations:
             if seen.step == step:
                 return Measured(seen.loss, seen.losses, seen.metrics)
-        return measure(self.model, self.setup.held_out, self.setup.config, max_tokens=self.setup.plan.tokens)
+        return self.look()
 
 
 def best_is_there(run: RunFolder, setup: Setup, step: int) -> bool:

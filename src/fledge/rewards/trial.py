@@ -188,11 +188,15 @@ def _judge(figures: Sequence[Figures], total: Figures) -> tuple[Verdict, str]:
     return _never(f"all samples of a prompt get the same, for each prompt (mean {total.samples:.3g})")
 
 
+NO_DIFFERENCE = "without a difference nothing can be learnt"
+MORE_DIFFERENCE = (
+    "Take easier prompts, give partial credit for a step in the right direction, raise the temperature, or teach some "
+    "answers with sft first."
+)
+
+
 def _never(what: str) -> tuple[Verdict, str]:
-    return Verdict.NEVER_VARIES, (
-        f"{what}; without a difference nothing can be learnt. Take easier prompts, give partial credit for a step in "
-        "the right direction, raise the temperature, or teach some answers with sft first."
-    )
+    return Verdict.NEVER_VARIES, f"{what}; {NO_DIFFERENCE}. {MORE_DIFFERENCE}"
 
 
 def _usable(total: Figures) -> str:

@@ -217,16 +217,16 @@ class Llama:
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """Return the conversation as llama.cpp renders it with the file's own chat template."""
         body = {"messages": [m.as_openai() for m in messages], "add_generation_prompt": add_generation_prompt}
-        return str(self._post("/apply-template", body)["prompt"])
+        return str(self.post("/apply-template", body)["prompt"])
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
         """Return token ids. `parse_special` reads "<|im_end|>" as one token, `add_special` adds the BOS of the file."""
         body = {"content": text, "parse_special": parse_special, "add_special": add_special}
-        return list(self._post("/tokenize", body)["tokens"])
+        return list(self.post("/tokenize", body)["tokens"])
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens written out."""
-        return str(self._post("/detokenize", {"tokens": list(ids)})["content"])
+        return str(self.post("/detokenize", {"tokens": list(ids)})["content"])
 
     def properties(self) -> Properties:
         """Return what llama.cpp read from the file."""
@@ -255,7 +255,8 @@ class Llama:
             **({"grammar": sampling.grammar} if sampling.grammar else {}),
         }
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what llama.cpp's server answers to a request of its own interface."""
         return self._json(self._client.build_request("POST", path, json=body))
 
     def _json(self, request: httpx.Request) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from fledge.model.hardware import DTYPES, Machine
 from fledge.model.lora import LoraSettings
 from fledge.model.shape import Shape
 from fledge.records import Example
-from fledge.training.aims import aim_of, compares
+from fledge.training.aims import aim_of, compares, rolls_out
 from fledge.training.looks import looks
 from fledge.training.memory_plan import FullJob, Job, MemoryPlan, plan_memory
 from fledge.training.optim import STATE_BYTES
+from fledge.training.rollout import as_rollouts, rollout_bytes
 
 # Row visits after which a 135M model with rank 16 had learnt tens to hundreds of facts by heart (benchmarks/README.md).
 ROW_VISITS = 1300
@@ -27,6 +28,8 @@ TEXT_EPOCHS = 3
 TEXT_STEP_TOKENS = 2048
 # Of answers that are compared: how often, and the share of the usual learning rate (docs/decisions.md).
 COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
+# Of replies that are rewarded: steps, and the share of the usual learning rate (docs/decisions.md).
+ROLLOUT_STEPS, ROLLOUT_LR = 150, 0.5
 # Of answers that are scored: the same share.
 SCORE_LR = 0.5
 # Share of LoRA's learning rate that all weights want.
@@ -89,6 +92,7 @@ def resolve(
         "lr": _lr(means.num_params, config, compared=compared),
         "rank": (16, "enough for hundreds of facts in a small model; more costs time, not quality"),
         "rows_per_step": _passages_per_step(examples) if prose else _rows_per_step(course.rows_per_epoch),
+        **(_rollouts(course.rows_per_epoch, means.num_params, config) if rolls_out(config) else {}),
         "dtype": _dtype(config, means),
         "ram": _ram(machine),
     }
@@ -100,6 +104,9 @@ def resolve(
     plan = _plan(config.model_copy(update={"train": train}), examples, course, means)
     more = {"tokens_per_piece": _piece_reason(plan), "recompute": _recompute_reason(plan)}
     chosen |= {knob: rule for knob, rule in more.items() if getattr(train, knob) == "auto"}
+    if rolls_out(config) and train.eval_every == "auto":
+        chosen["eval_every"] = (0.0, "")
+        train = train.model_copy(update={"eval_every": 0.0})
     chosen |= looks(train, examples=examples, course=course, held_out=held_out)
     values = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
     # What leaves nothing to choose has no reason and is not told.
@@ -189,7 +196,7 @@ def _job(config: Config, course: Course, means: Means) -> Job:
         DTYPES[train.dtype],
         None if full else lora_settings(train, means.shape.num_layers),
         means.num_params,
-        train.rows_per_step,
+        train.rows_per_step * (config.rl.group if rolls_out(config) else 1),
         course,
         means.machine.threads,
         trunk=not means.plain,
@@ -201,12 +208,17 @@ def _job(config: Config, course: Course, means: Means) -> Job:
 
 
 def _plan(config: Config, examples: Sequence[Example], course: Course, means: Means) -> MemoryPlan:
-    train = config.train
+    train, sampling = config.train, 0
+    assert train.rows_per_step != "auto" and train.dtype != "auto"
+    if rolls_out(config):
+        sizes = {"prompts": train.rows_per_step, "group": config.rl.group, "itemsize": DTYPES[train.dtype].itemsize}
+        sampling = rollout_bytes(examples, means.shape, **sizes)
+        examples, course = as_rollouts(examples, config.rl.group, seed=train.seed)
     return plan_memory(
         examples,
         _job(config, course, means),
         budget_bytes=size_bytes(train.ram),
-        process_bytes=means.process_bytes,
+        process_bytes=means.process_bytes + sampling,
         tokens_per_piece=None if train.tokens_per_piece == "auto" else train.tokens_per_piece,
         recompute=None if train.recompute == "auto" else train.recompute,
         others={words: _job(other, course, means) for words, other in _others(config, means).items()},
@@ -275,6 +287,16 @@ def _lr(num_params: int, config: Config, *, compared: bool) -> tuple[float, str]
         lr,
         f"LoRA wants about ten times the rate of full training, and less the larger the model ({size} parameters)",
     )
+
+
+def _rollouts(num_rows: int, num_params: int, config: Config) -> dict[str, tuple[object, str]]:
+    rows = max(1, min(ROWS_PER_STEP, num_rows))
+    usual, _ = _lr(num_params, config, compared=False)
+    return {
+        "epochs": (ROLLOUT_STEPS * rows / num_rows, f"{ROLLOUT_STEPS} batches of replies show whether it learns"),
+        "lr": (ROLLOUT_LR * usual, "rewards are a noisy teacher: smaller steps than where answers are told"),
+        "rows_per_step": (rows, "so many prompts a batch, each with its group of replies"),
+    }
 
 
 def _rows_per_step(num_rows: int) -> tuple[int, str]:

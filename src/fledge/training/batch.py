@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class Piece:
     num_sequences: int
     num_tokens_unshared: int
     prompt_places_C: Tensor | None = None
+    tokens_M: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
@@ -54,6 +55,7 @@ class Batch:
 
     `trunk`: tokens that several pieces stand on, or None. `weight`: the sum of weights of the step's taught tokens.
     aside: rows that are scored before the step, without gradient, for what the objective has to know of all of it.
+    temperature: of the softmax under which log-probabilities are taken; not for models that cap their logits.
     """
 
     trunk: TreeTokens | None
@@ -61,6 +63,7 @@ class Batch:
     weight: float
     num_rows: int
     aside: Batch | None = None
+    temperature: float = 1.0
 
     @property
     def num_tokens(self) -> int:
@@ -175,6 +178,7 @@ def _to_piece(tree: Tree, place_N: Tensor | None) -> Piece:
         columns_S={name: torch.from_numpy(column) for name, column in tree.columns_S.items()},
         num_sequences=tree.num_sequences,
         num_tokens_unshared=tree.num_tokens_unshared,
+        tokens_M={name: torch.from_numpy(column) for name, column in tree.tokens_M.items()},
     )
 
 

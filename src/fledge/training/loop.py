@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from fledge.errors import TrainError
+from fledge.errors import EngineError, RewardError, TrainError
 from fledge.model.causal import CausalModel
 from fledge.model.process import return_memory
 from fledge.objective.scored import Before, Objective
@@ -93,8 +93,9 @@ def fit(
 ) -> list[Step]:
     """Take the steps of `plan`, or fewer where it says so between two of them, and return them.
 
-    Ctrl-C is let through after the step under way is whole and its state written. Raises TrainError where the loss or
-    the gradient is not finite, or a trainable parameter gets none; nothing is kept of that step.
+    Ctrl-C is let through after the step under way is whole and its state written; so are RewardError and EngineError,
+    which `batches` may raise. Raises TrainError where the loss or the gradient is not finite, or a trainable parameter
+    gets none; nothing is kept of that step.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     model.train()
@@ -119,6 +120,11 @@ def fit(
                 if ended:
                     break
                 started = time.perf_counter()
+    except (RewardError, EngineError):
+        # A user's function or a process failed where the next step was to come from: what was learnt is kept.
+        if done:
+            plan.checkpoint(done[-1].step)
+        raise
     finally:
         model.train(False)
     return done

@@ -37,7 +37,9 @@ def scored_pieces(model: CausalModel, batch: Batch, facts: Mapping[str, float] =
             if context is not None:
                 hidden = torch.cat([context.hidden, hidden])
             hidden_UD = hidden.index_select(0, piece.predictor_U)
-            logps_U = model.token_logps(hidden_UD, piece.target_U)
+            # Logits are linear in the hidden states, so dividing these by the temperature divides those.
+            cooled_UD = hidden_UD if batch.temperature == 1 else hidden_UD / batch.temperature
+            logps_U = model.token_logps(cooled_UD, piece.target_U)
             values_U = None if model.scalar_head is None else model.scalar_head(hidden_UD)
             yield Scored(
                 logps_U[piece.pair_M],
@@ -48,10 +50,41 @@ def scored_pieces(model: CausalModel, batch: Batch, facts: Mapping[str, float] =
                 num_sequences=piece.num_sequences,
                 step_rows=batch.num_rows,
                 facts=facts,
+                tokens_M=piece.tokens_M,
                 values_M=None if values_U is None else values_U[piece.pair_M],
             )
 
 
+def token_logps(
+    model: CausalModel, examples: Sequence[Example], *, tokens_per_piece: int, temperature: float = 1.0
+) -> list[list[float]]:
+    """Return log p of each taught token of each example, in nats, prefixes that they share computed once."""
+    return token_scores(model, examples, tokens_per_piece=tokens_per_piece, temperature=temperature)[0]
+
+
+@torch.no_grad()
+def token_scores(
+    model: CausalModel, examples: Sequence[Example], *, tokens_per_piece: int, temperature: float = 1.0
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Return log p of each taught token of each example, and what the scalar head gives before it, if there is one.
+
+    Both come from one pass, in which shared prefixes are computed once.
+    """
+    numbered = [replace(example, columns={"place": i}, tokens={}) for i, example in enumerate(examples)]
+    batch = to_batch(numbered, tokens_per_piece=tokens_per_piece, trunk=model.has_trunks, ranks=Ranks())
+    logps: list[list[float]] = [[] for _ in examples]
+    values: list[list[float]] = [[] for _ in examples]
+    for scored in scored_pieces(model, replace(batch, temperature=temperature)):
+        places = scored.columns_S["place"].long()[scored.sequence_M].tolist()
+        for found, numbers_M in ((logps, scored.logps_M), (values, scored.values_M)):
+            for place, number in zip(
+                places, () if numbers_M is None else numbers_M.tolist(), strict=numbers_M is not None
+            ):
+                found[place].append(number)
+    return logps, values
+
+
+@torch.no_grad()
 def sequence_logps(
     model: CausalModel,
     examples: Sequence[Example],

@@ -63,7 +63,8 @@ class Context:
 class Pass:
     """One way through the decoder. With `keep` it holds a workspace until it has gone back or is released.
 
-    With `keys` the keys and values of all layers can be made a context.
+    With `keys` the keys and values of all layers can be made a context. refresh: whether what is trained may have
+    changed.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Pass:
         keep: bool,
         keys: bool = False,
         until: int | None = None,
+        refresh: bool = True,
     ) -> None:
         self.engine, self.tokens, self.context, self.keep = engine, tokens, context, keep
         self.use = "trunk" if keys else "piece"
@@ -88,7 +90,7 @@ class Pass:
             sites.by_layer if sites is not None and not engine.is_disabled else [{} for _ in decoder.blocks]
         )
         with torch.no_grad():
-            if engine.learner is not None:
+            if engine.learner is not None and refresh:
                 engine.learner.refresh()
             if sites is not None and sites.rows is not None:
                 sites.rows.refresh(trained=not engine.is_disabled)

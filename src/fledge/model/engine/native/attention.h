@@ -12,6 +12,7 @@
 constexpr i64 TILE = 64;           // keys at a time, and rows at a time in the backward pass
 constexpr i64 FORWARD_ROWS = 96;   // rows at a time in the forward pass
 constexpr i64 TASK_ROWS = 512;     // rows of a task, the unit that threads share
+constexpr i64 UNPACKED_ROWS = 8;        // so few rows are not worth packing keys for
 
 struct Span {
   i64 start, length, position;  // start counts through the context's keys first, then through the own ones
@@ -123,9 +124,64 @@ template <class T> static inline void gather_rows(const Attention<T> &at, const 
   }
 }
 
+// A few rows that see many keys, as when replies grow by a token at a time: keys and values are read where they lie, since
+// packing them for a product would cost more than the product. Two passes, the scores of all keys in between.
+template <class T> static void attend_few(const Attention<T> &at, const Task &task, T *out, i64 ldo, Acc<T> *lse) {
+  typedef Acc<T> A;
+  constexpr int L = LANES<T>;
+  constexpr A NOTHING = -1e30;
+  const Node &node = at.nodes[task.node];
+  const std::vector<Tile> tiles = tiles_of(at, task);
+  const i64 W = at.width, wide = (W + L - 1) / L * L, rows = task.last - task.first;
+  const i64 keys = (i64)tiles.size() * TILE;
+  T *q = scratch<T>(3, UNPACKED_ROWS * W);
+  A *s = scratch<A>(5, UNPACKED_ROWS * keys), *o = scratch<A>(6, wide);
+  gather_rows(at, task, at.q, at.ldq, task.first, rows, q);
+  std::fill(s, s + rows * keys, NOTHING);
+  for (size_t i = 0; i < tiles.size(); i++) {
+    const Tile &t = tiles[i];
+    const T *key = at.key(t.key, task.head, false);
+    const i64 stride = at.key_stride(t.key);
+    for (i64 r = 0; r < rows; r++) {
+      const Sight see = sight_of(at, node, t, task.first + r);
+      for (i64 j = see.low; j < see.high; j++) {
+        A x = dot<T>(q + r * W, key + j * stride, W) * at.scale;
+        if (at.softcap != 0) x = at.softcap * std::tanh(x / at.softcap);
+        s[r * keys + i * TILE + j] = x;
+      }
+    }
+  }
+  for (i64 r = 0; r < rows; r++) {
+    A *own = s + r * keys;
+    Vec<T> highest = splat<T>(NOTHING), sums = {};
+    for (i64 j = 0; j < keys; j += L) highest = vmax<T>(highest, load<A>(own + j));
+    const A best = highest_of<T>(highest);
+    for (i64 j = 0; j < keys; j += L) {
+      const Vec<T> x = load<A>(own + j), e = vexp<T>(x - best);
+      const Vec<T> seen = x > splat<T>(NOTHING / 2) ? e : Vec<T>{};
+      sums += seen;
+      store<A>(own + j, seen);
+    }
+    const A total = sum<T>(sums);
+    std::fill(o, o + wide, (A)0);
+    for (size_t i = 0; i < tiles.size(); i++) {
+      const Tile &t = tiles[i];
+      const T *value = at.key(t.key, task.head, true);
+      const i64 stride = at.key_stride(t.key);
+      for (i64 j = 0; j < t.count; j++) add_scaled<T>(value + j * stride, own[i * TILE + j], W, o);
+    }
+    const i64 row = task.first + r, token = node.start + row / at.group(), head = task.head * at.group() + row % at.group();
+    copy_scaled<T>(o, 1 / total, W, out + token * ldo + head * W);
+    lse[token * at.heads + head] = best + std::log(total);
+  }
+}
+
 template <class T> static void attend_forward(const Attention<T> &at, const Task &task, T *out, i64 ldo, Acc<T> *lse) {
   typedef Acc<T> A;
   constexpr int L = LANES<T>;
+  // Where every node is one token, replies are growing.
+  if (at.num_tokens == at.num_nodes && task.last - task.first <= UNPACKED_ROWS)
+    return attend_few(at, task, out, ldo, lse);
   constexpr A NOTHING = -1e30;
   const Node &node = at.nodes[task.node];
   const std::vector<Tile> tiles = tiles_of(at, task);

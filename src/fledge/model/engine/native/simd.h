@@ -190,6 +190,12 @@ template <class T> static INLINE void add_to(const Acc<T> *from, i64 count, Acc<
   for (; i + LANES<T> <= count; i += LANES<T>) store<A>(to + i, load<A>(to + i) + load<A>(from + i));
   for (; i < count; i++) to[i] += from[i];
 }
+template <class T> static INLINE void add_scaled(const T *from, Acc<T> scale, i64 count, Acc<T> *to) {
+  typedef Acc<T> A;
+  i64 i = 0;
+  for (; i + LANES<T> <= count; i += LANES<T>) store<A>(to + i, load<A>(to + i) + load<T>(from + i) * scale);
+  for (; i < count; i++) to[i] += (A)widen(from[i]) * scale;
+}
 template <class T> static INLINE Acc<T> dot(const T *a, const T *b, i64 count) {
   Vec<T> sums = {};
   i64 i = 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from test_engine import BOUNDS, EXACT, KINDS, check, deep_examples
 from transformers import AutoModelForCausalLM
 
 from families import EXACT_ATTENTION, FAMILIES, VOCABULARY, Plain, _compute, _in_float64, save_family
+from fledge.data.tokenizer import Place, from_folder, with_added
 from fledge.errors import ConfigError, ModelError
 from fledge.model import lora
 from fledge.model.adapter import TENSORS_NAME, Adapter, load_adapter, save_adapter, token_rows_key
@@ -32,6 +34,7 @@ from fledge.model.tokenizer import load_tokenizer
 from fledge.model.tokens import single
 from fledge.model.weights import open_weights
 from fledge.records import Example
+from fledge.release.folder import add_tokens
 from fledge.release.gguf import Tensor, write_file, write_gguf
 from fledge.release.metadata import Value
 from fledge.release.quantize import quantize
@@ -328,3 +331,24 @@ def test_behind_an_added_token_sentencepiece_has_llama_cpps_blank(tmp_path: Path
             ids = llama.tokenize(text, parse_special=False)
             assert ours.encode(text) == ids and again.encode(text) == ids, repr(text)
             assert ours.decode(ids) == text
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no vocabularies in {SHARED}")
+@pytest.mark.parametrize("kind", ["mistral/tokenizer.model.v1", "qwen2.5"])
+def test_tokens_written_beside_any_kind_of_vocabulary_are_read_back(tmp_path: Path, kind: str) -> None:
+    source = SHARED.parent / kind
+    if source.is_file():
+        shutil.copy(source, tmp_path / "tokenizer.model")
+    else:
+        shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    base = from_folder(tmp_path)
+    added = {"<cv>": base.size, "Grüße!": base.size + 1}
+    ours = with_added(base, added)
+    add_tokens(tmp_path, added)
+    again = from_folder(tmp_path)
+    assert again.size == ours.size == base.size + 2
+    for text in ("a<cv>b", "<cv> x", "the fox Grüße!<cv>", "plain text", " x<cv>\n<cv>"):
+        for place in Place:
+            assert ours.encode(text, place) == again.encode(text, place), repr(text)
+        assert again.decode(again.encode(text)) == text
+    assert ours.encode("x<cv>", Place.INSIDE) == [*base.encode("x", Place.INSIDE), base.size]

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from families import FAMILIES, save_family
 from fledge.errors import ModelError
-from fledge.model import attention, load
+from fledge.model import attention, plain_path
 from fledge.model.load import PlainModel, load_model, plain_reason, prepare_plain
 from fledge.model.lora import LoraSettings
 from fledge.model.tokens import TreeTokens, single
@@ -146,7 +146,7 @@ def test_the_tree_that_is_tried_is_long_enough_to_show_a_hidden_window(
             if parameter.ndim == 2:
                 parameter.copy_(0.2 * torch.randn_like(parameter))
     network.save_pretrained(tmp_path)
-    monkeypatch.setattr(load, "_windows", lambda config: set())
+    monkeypatch.setattr(plain_path, "_windows", lambda config: set())
     assert "row by row" in load_model(open_weights(tmp_path), dtype=torch.float32).path
 
 

@@ -105,11 +105,12 @@ def test_what_is_exported_spells_and_answers_as_trained(made: Path, base: str, m
     # The file is a base like any other: its tokens are tokens of its own by now.
     again = load_tokenizer(open_weights(path))
     assert again.encode("a <cv>Grüße!") == load_tokenizer(weights).encode("a <cv>Grüße!")
+    assert again.decode(again.encode("a <cv>Grüße!")) == "a <cv>Grüße!"
     with pytest.raises(ConfigError, match="'<cv>' is a token of the model already"):
         prepare(made, load_config(made, [*KNOBS, f"model={path}"]))
 
 
-@pytest.mark.parametrize("base", ["model", "tight.gguf"])
+@pytest.mark.parametrize("base", ["model", "tight", "tight.gguf"])
 def test_other_programs_open_what_was_saved(made: Path, tmp_path: Path, base: str) -> None:
     finished = trained(made, f"model=./{base}")
     merge_folder(finished, tmp_path / "out")
@@ -126,6 +127,10 @@ def test_other_programs_open_what_was_saved(made: Path, tmp_path: Path, base: st
     adapted = PeftModel.from_pretrained(network, finished.run.adapter).eval()
     ids = torch.tensor([ours.encode(text)])
     torch.testing.assert_close(merged(input_ids=ids).logits, adapted(input_ids=ids).logits, atol=0.02, rtol=0.02)
+    if base.endswith(".gguf"):
+        spec = json.loads((tmp_path / "out" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+        numbers = list(spec["vocab"].values())
+        assert len(set(numbers)) == len(numbers) and spec["vocab"][spec["unk_token"]] == ours.size
     # And fledge reads its own folder.
     assert load_tokenizer(open_weights(tmp_path / "out")).encode(text) == ours.encode(text)
 
@@ -159,6 +164,12 @@ def test_a_token_that_no_row_holds_is_told(made: Path) -> None:
     warning = next(note for note in notes if note.startswith("WARNING: data.add_tokens"))
     assert "<none>" in warning and "<cv>" not in warning
     assert any("2 tokens are added, ids" in note and "no token used" in note for note in notes)
+
+
+def test_a_token_that_no_row_holds_makes_another_run(made: Path) -> None:
+    knobs = [["train.ram=4GB", f"data.add_tokens={told}"] for told in ("[]", "['<none>']", "['<none>']")]
+    found = [prepare(made, load_config(made, told)).identity for told in knobs]
+    assert found[0] != found[1] == found[2]
 
 
 def test_the_forecast_says_what_learns_and_counts_the_rows(made: Path) -> None:

@@ -68,7 +68,7 @@ def result(run: RunFolder) -> tuple[bytes, list[dict[str, Any]], dict[str, bytes
         ("grpo", {}),
         ("grpo", {"loss": "dr_grpo", "updates": 2, "kl_weight": 0.01, "temperature": 0.9}),
         ("rloo", {"kl_weight": 0.01}),
-        ("ppo", {"kl_weight": 0.01, "updates": 2, "value_weight": 0.5}),
+        ("ppo", {"kl_weight": 0.01, "updates": 2, "gae_lambda": 1.0}),
     ],
 )
 def test_a_run_learns_what_is_rewarded_and_goes_on_bit_by_bit(

@@ -83,10 +83,14 @@ class Tokenizer:
     def _pieces(self, text: str) -> Sequence[str | int]:
         """Return the text cut at its added tokens, those as their ids."""
         pieces: list[str | int] = [text]
-        for token in sorted(self.added, key=len, reverse=True):
+        for token in self._longest_first:
             if token in text:
                 pieces = [part for piece in pieces for part in _cut(piece, token, self.added[token])]
         return pieces
+
+    @cached_property
+    def _longest_first(self) -> list[str]:
+        return sorted(self.added, key=len, reverse=True)
 
     def _encode(self, text: str, place: Place) -> list[int]:
         if text and place in self.blank_at:
@@ -181,8 +185,8 @@ def from_gguf(kv: Mapping[str, Any], *, where: str) -> Tokenizer:
         backend = vocabularies.word_piece(_hashed(vocab), unknown=(tokens[unknown], unknown))
     plain = {t: i for i, (t, type_) in enumerate(zip(tokens, types, strict=True)) if type_ == TokenType.USER_DEFINED}
     # Where blanks are put before text, llama.cpp puts one behind such a token too, which the library would not.
-    added = plain if blank_at else {}
-    vocabularies.add_plain(backend, [] if blank_at else list(plain))
+    added = plain if blank_at else _spelled_apart(plain)
+    vocabularies.add_plain(backend, [text for text in plain if text not in added])
 
     def text_of(key: str) -> str | None:
         token = kv.get(f"tokenizer.ggml.{key}_token_id")
@@ -305,10 +309,16 @@ def _from_vocab(folder: Path, config: Mapping[str, Any], ends: Ends) -> Tokenize
     size = max([*vocab.values(), *control.values(), *plain.values()]) + 1
     words = {text: i for text, i in (vocab | plain).items() if text not in control}
     backend = vocabularies.byte_level(words, merges, pre, gap=size)
-    vocabularies.add_plain(backend, list(plain))
+    added = _spelled_apart(plain)
+    vocabularies.add_plain(backend, [text for text in plain if text not in added])
     if pre == "qwen2":
         vocabularies.normalise(backend, "NFC")
-    return Tokenizer(backend, control, size, *ends)
+    return Tokenizer(backend, control, size, *ends, added=added)
+
+
+def _spelled_apart(plain: Mapping[str, int]) -> dict[str, int]:
+    """Return the tokens that byte-level decoding would spoil: it takes their letters for bytes."""
+    return {text: token for text, token in plain.items() if not text.isascii()}
 
 
 def _from_model_file(path: Path, config: Mapping[str, Any], ends: Ends) -> Tokenizer:
@@ -343,11 +353,14 @@ def _from_model_file(path: Path, config: Mapping[str, Any], ends: Ends) -> Token
         vocab = {text: i for i, text in enumerate(model.pieces) if text not in control}
         backend = vocabularies.sentencepiece_bpe(vocab, model.scores)
     user = [t for t, kind in zip(model.pieces, model.kinds, strict=True) if kind == TokenType.USER_DEFINED]
-    vocabularies.add_plain(backend, [*user, *plain])
+    vocabularies.add_plain(backend, user)
     bos, eos, template = ends
     blank_at = FIRST if model.prefix else NEVER
     bos, eos = bos or _held("<s>", own), eos or _held("</s>", own)
-    return Tokenizer(backend, control, size, bos, eos, template, blank_at, bool(config.get("add_bos_token", True)))
+    adds_bos, known = bool(config.get("add_bos_token", True)), len(model.pieces)
+    # The library would give what stands behind the pieces ids of its own.
+    added = {text: token for text, token in plain.items() if token >= known}
+    return Tokenizer(backend, control, size, bos, eos, template, blank_at, adds_bos, added, known)
 
 
 def _held(text: str, control: Mapping[str, int]) -> str | None:

@@ -52,13 +52,13 @@ def write_tokenizer(out: Path, weights: Weights, tokenizer: Tokenizer) -> None:
     if weights.path.is_dir():
         copy_tokenizer(weights.path, out)
         if weights.added:
-            _add_tokens(out, weights.added)
+            add_tokens(out, weights.added)
     else:
         write_text_atomic(out / "tokenizer.json", tokenizer_json(tokenizer))
         write_json_atomic(out / "tokenizer_config.json", _tokenizer_config(tokenizer, weights.shape))
 
 
-def _add_tokens(folder: Path, added: Mapping[str, int]) -> None:
+def add_tokens(folder: Path, added: Mapping[str, int]) -> None:
     """Write added tokens into the files of a tokenizer, wherever its kind keeps them."""
     path, config_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
     if path.is_file():

@@ -20,7 +20,9 @@ from fledge.errors import ConfigError, DataError, FledgeError, RewardError
 from fledge.project import RunFolder, list_runs
 from fledge.recipes.forecast import forecast
 from fledge.recipes.setup import prepare
+from fledge.recipes.tries import last_replies
 from fledge.recipes.tune import Listener, resume, tune
+from fledge.records import Conversation, Message
 from fledge.training import log
 from tiny import save_project
 
@@ -82,7 +84,7 @@ def test_a_run_learns_what_is_rewarded_and_goes_on_bit_by_bit(
     assert b"score.weight" not in adapter, "a critic is of use to its own run alone"
     updates = rl.get("updates", 1)
     assert len(lines) == 24 * updates and len(replies) == 24
-    assert summary["reward_last"] > 1.5 * summary["reward_first"]
+    assert summary["reward_last"] > 1.25 * summary["reward_first"]
     assert summary["eval_metrics"]["reward"] > summary["eval_before"]["reward"] + 0.2
     first = lines[0]["metrics"]
     assert first["ratio"] == pytest.approx(1, abs=1e-4) and first["clipped"] == 0
@@ -233,6 +235,26 @@ def test_several_rewards_are_weighed_and_told_one_by_one(tmp_path: Path) -> None
         told = line["metrics"]
         wanted = 2.0 * told["reward_reward_vowels"] + 0.5 * told["reward_length:1-4"]
         assert told["reward"] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_what_an_export_is_held_against_is_what_the_model_said_last(tmp_path: Path) -> None:
+    rows = [
+        Conversation((Message("system", "s"), Message("user", f"{n}?"), Message("assistant", "x")), "") for n in "ab"
+    ]
+    run = RunFolder(tmp_path / "0001-grpo")
+    assert last_replies(run, rows) == [], "another objective samples none"
+    (run.path / "rollouts").mkdir(parents=True)
+    for number, said in ((1, "early"), (2, "late")):
+        lines = [
+            {"prompt": "a?", "text": said, "ended": True},
+            {"prompt": "a?", "text": said, "ended": True},
+            {"prompt": "b?", "text": "cut o", "ended": False},
+            {"prompt": "gone?", "text": said, "ended": True},
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (run.path / "rollouts" / f"step-{number:06d}.jsonl").write_text(text, encoding="utf-8")
+    (found,) = last_replies(run, rows)
+    assert found.messages == (*rows[0].messages[:2], Message("assistant", "late"))
 
 
 def test_a_forecast_takes_real_steps_and_writes_nothing(tmp_path: Path) -> None:

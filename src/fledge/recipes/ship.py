@@ -31,6 +31,7 @@ from fledge.model.weights import GgufWeights, OtherWeights, Weights, open_weight
 from fledge.project import RunFolder, fsync_folder, read_json, write_json_atomic
 from fledge.recipes.prepare import read_project
 from fledge.recipes.texts import conversations_in
+from fledge.recipes.tries import last_replies
 from fledge.records import Conversation, Message, Taught
 from fledge.release import parity
 from fledge.release.adapter_gguf import write_adapter_gguf
@@ -285,6 +286,9 @@ class Gate:
 def _gate_rows(finished: Finished) -> list[Taught]:
     rows = read_project(finished.project, finished.config)
     found = answers_of([*rows.held_out[:GATE_ROWS], *rows.train][:GATE_ROWS])
+    # What was learnt by trying is what it says itself, not what its rows are checked by.
+    said = last_replies(finished.run, [row for row in rows.train if isinstance(row, Conversation)])
+    found = [*said[:GATE_ROWS]] if said else found
     # A model that has learnt texts is talked with all the same.
     return found if conversations_in(found) else [*found[: GATE_ROWS - 1], PLAIN_QUESTION]
 

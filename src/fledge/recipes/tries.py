@@ -8,7 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fledge.project import RunFolder
 from fledge.recipes.told import Told
+from fledge.records import Conversation, Message
 
 FOLDER = "rollouts"
 # So many prompts of a batch are shown, with the best and the worst reply to each.
@@ -20,6 +22,22 @@ def pictures_of_tries(told: Told) -> str:
     files = sorted((told.run.path / FOLDER).glob("step-*.jsonl"))
     chosen = sorted({0, len(files) // 2, len(files) - 1}) if files else []
     return "".join(_batch(files[place]) for place in chosen)
+
+
+def last_replies(run: RunFolder, rows: Sequence[Conversation]) -> list[Conversation]:
+    """Return the replies of a run's last batch that ended by themselves, each after what it was asked.
+
+    None where the run sampled none.
+    """
+    asked = {row.prompt[-1].content: row for row in rows if row.prompt}
+    files = sorted((run.path / FOLDER).glob("step-*.jsonl"))
+    try:
+        lines = [json.loads(line) for line in files[-1].read_text(encoding="utf-8").splitlines()] if files else []
+    except (OSError, ValueError):
+        return []
+    said = sorted({(line["prompt"], line["text"]) for line in lines if line["ended"] and line["text"]})
+    found = [(asked[prompt], Message("assistant", text)) for prompt, text in said if prompt in asked]
+    return [Conversation((*row.prompt, reply), row.origin, tools=row.tools) for row, reply in found]
 
 
 def _batch(path: Path) -> str:

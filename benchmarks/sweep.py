@@ -140,7 +140,7 @@ def _tell(name: str, result: dict[str, Any], arguments: argparse.Namespace) -> b
         about = {"date": f"{datetime.date.today()}", "commit": versions.commit, "processor": versions.processor}
         about |= {"set": name, "share": arguments.share, "knobs": arguments.knobs, "metric": result["metric"]}
         for trial in result["trials"]:
-            kept = {key: value for key, value in trial.items() if key not in ("run", "adapter")}
+            kept = {key: value for key, value in trial.items() if key not in ("run", "adapter", "model")}
             file.write(json.dumps(about | kept) + "\n")
     best, usual = result["best"], result["auto"]
     if best is None or usual is None:

@@ -68,7 +68,7 @@ def result(run: RunFolder) -> tuple[bytes, list[dict[str, Any]], dict[str, bytes
         ("grpo", {}),
         ("grpo", {"loss": "dr_grpo", "updates": 2, "kl_weight": 0.01, "temperature": 0.9}),
         ("rloo", {"kl_weight": 0.01}),
-        ("ppo", {"kl_weight": 0.01, "updates": 2, "value_weight": 0.5}),
+        ("ppo", {"kl_weight": 0.01, "updates": 2, "gae_lambda": 1.0}),
     ],
 )
 def test_a_run_learns_what_is_rewarded_and_goes_on_bit_by_bit(
@@ -190,6 +190,10 @@ def test_rewards_that_teach_nothing_are_refused_in_one_line(
     with pytest.raises(FledgeError, match=said) as caught:
         tune(project, load_config(project))
     assert caught.value.code == code and "\n" not in str(caught.value)
+    # What can't be used leaves nothing behind; where samples show it, they can be looked at.
+    kept = project / "runs" / "0001-grpo-model" / "rollouts" / "step-000001.jsonl"
+    assert (project / "runs").exists() == (code != "reward.broken")
+    assert kept.exists() == (code == "reward.never_varies")
 
 
 def test_rows_and_knobs_that_do_not_fit_are_told(tmp_path: Path) -> None:
@@ -213,6 +217,7 @@ def test_rows_and_knobs_that_do_not_fit_are_told(tmp_path: Path) -> None:
         prepare(project, load_config(project, ["train.after_prompt=true"]))
     with pytest.raises(DataError, match="Lower rl.max_tokens"):
         prepare(project, load_config(project, ["train.max_tokens=8"]))
+    assert not (project / "runs").exists(), "nothing was begun"
     for wrong in ("rl.rewards={number: 0}", "rl.rewards=[]", "rl.group=1", "rl.temperature=0", "rl.loss=ppo"):
         with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
             load_config(project, [wrong])

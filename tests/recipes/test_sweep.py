@@ -178,7 +178,10 @@ def test_values_that_cannot_be_trained_are_told_and_the_others_go_on(tmp_path: P
 def test_time_that_is_over_begins_no_trial(tmp_path: Path) -> None:
     project = make_project(tmp_path, epochs=1)
     words: list[str] = []
-    result = begin(project, Wish(SPACE, trials=50, minutes=0.0001), Stage(say=words.append))
+    space = ("train.lr=1e-5..1e-1", "train.rank=2,8")
+    result = begin(project, Wish(space, trials=50, minutes=0.0001), Stage(say=words.append))
+    assert "auto would take train.rank=4, which is not among what is tried" in words
+    assert result["auto"] is None
     assert len(result["trials"]) == 1
     assert any("would be over before the next trial: stops after 1" in line for line in words)
     assert result["trials_wanted"] == 50
@@ -233,7 +236,7 @@ def test_the_command_prints_one_object_and_a_table(tmp_path: Path) -> None:
     again = command(project, "--resume", "latest")
     assert again.returncode == 0, again.stderr
     assert again.stdout == ""
-    for words in ("train.lr", "eval_loss", "to its end", "best     fledge train train.lr=0.0", "picture  "):
+    for words in ("trial  lr  ", "eval_loss", "best     fledge train train.lr=0.0", "picture  "):
         assert words in again.stderr
     refused = command(project, "--resume", "latest", "train.lr=1,2")
     assert refused.returncode == 2

@@ -71,14 +71,16 @@ def sweep(
 
 
 def _tell(result: dict[str, Any]) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from fledge.cli.output import console, duration, megabytes, say
-    from fledge.recipes.space import written
+    from fledge.recipes.space import DONE, written
     from fledge.recipes.sweep_page import how_it_ended, ranked
 
     names = list(dict.fromkeys(name for trial in result["trials"] for name in trial["knobs"]))
-    table = Table("trial", *names, result["metric"], "steps", "time", "", box=None, header_style="bold")
+    # Most ends are alike; the column is for those that are not.
+    heads = ("trial", *(name.rpartition(".")[2] for name in names), result["metric"], "steps", "time", "")
+    table = Table(*(Column(head, no_wrap=True) for head in heads[:-1]), heads[-1], box=None, header_style="bold")
     shown = ranked(result)[:SHOWN_TRIALS]
     for trial in shown:
         table.add_row(
@@ -87,7 +89,7 @@ def _tell(result: dict[str, Any]) -> None:
             "" if trial["value"] is None else f"{trial['value']:.4f}",
             str(trial["steps"] or ""),
             "" if trial["seconds"] is None else duration(trial["seconds"]),
-            how_it_ended(trial),
+            "" if trial["state"] == DONE and trial["same_as"] is None else how_it_ended(trial),
         )
     console.print(table)
     if len(shown) < len(result["trials"]):

@@ -19,7 +19,7 @@ from fledge.project import RunFolder, write_text_atomic
 from fledge.recipes.held_out import Measured
 from fledge.recipes.prompts import answer_of
 from fledge.recipes.reward import open_rewards
-from fledge.recipes.samplers import MAKERS, choose_sampler, drawing_of, torch_maker
+from fledge.recipes.samplers import MAKERS, check_sampler, choose_sampler, drawing_of, torch_maker
 from fledge.recipes.setup import Setup
 from fledge.recipes.tries import FOLDER
 from fledge.records import Conversation
@@ -58,6 +58,14 @@ class Court:
                 own[reward.name] = value
         totals = [sum(w * value for w, value in zip(self.weights, own.values(), strict=True)) for own in given]
         return [Verdict(*each) for each in zip(texts, given, totals, strict=True)]
+
+
+def check_rollouts(setup: Setup, project: Path) -> None:
+    """Raise what is wrong with rewards and sampler, before anything is written."""
+    if setup.rolls_out:
+        check_sampler(setup)
+        with open_court(setup, project=project, say=lambda _: None):
+            pass
 
 
 @contextmanager

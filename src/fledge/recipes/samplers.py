@@ -92,19 +92,23 @@ def without_llama(setup: Setup) -> str:
     return ""
 
 
+def check_sampler(setup: Setup) -> None:
+    """Raise ConfigError where llama.cpp is asked for and can't sample."""
+    if setup.config.rl.sampler == LLAMA and (reason := without_llama(setup)):
+        raise ConfigError(
+            "config.bad_value", f"llama.cpp can't sample here: {reason}.", where="rl.sampler", remedy="Take auto."
+        )
+
+
 def choose_sampler(setup: Setup, model: CausalModel, plan: RolloutPlan, run: RunFolder | None, *, say: Say) -> str:
     """Return who samples: as rl.sampler says, as the run was begun with, or whoever is faster on the first prompts.
 
     What was found is kept in run.yaml. Raises ConfigError where llama.cpp is asked for and can't.
     """
-    wanted, reason = setup.config.rl.sampler, without_llama(setup)
-    if wanted == LLAMA and reason:
-        raise ConfigError(
-            "config.bad_value", f"llama.cpp can't sample here: {reason}.", where="rl.sampler", remedy="Take auto."
-        )
-    if wanted != "auto":
+    check_sampler(setup)
+    if (wanted := setup.config.rl.sampler) != "auto":
         return wanted
-    if reason or run is None:
+    if without_llama(setup) or run is None:
         return TORCH
     record = yaml.safe_load(run.knobs.read_text(encoding="utf-8"))
     if "sampler" in record:

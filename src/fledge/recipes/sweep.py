@@ -22,7 +22,7 @@ from fledge.errors import ConfigError, ExportError, FledgeError, RunError, Train
 from fledge.project import write_json_atomic, write_text_atomic
 from fledge.recipes import tune
 from fledge.recipes.setup import prepare
-from fledge.recipes.space import FAILED, as_record, read_space, value_of
+from fledge.recipes.space import FAILED, as_record, read_space, value_of, written
 from fledge.recipes.study import Going, Study, Trial
 from fledge.recipes.sweep_metric import check_metric, is_better_high, metric_of
 from fledge.recipes.sweep_page import write_page
@@ -100,6 +100,9 @@ def begin(project: Path, wish: Wish, stage: Stage) -> dict[str, Any]:
     write_text_atomic(folder.record, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
     sweep = opened(project, folder, record)
     stage.say(f"{folder.path.name}: {trials} trials of {', '.join(map(str, space))}, by {wish.metric}")
+    for one in space:
+        if not one.holds(usual := sweep.auto[one.name]):
+            stage.say(f"auto would take {one.name}={written(usual)}, which is not among what is tried")
     stage.say(disk_words(setup, space, wish.keep_all, trials))
     if not looks:
         stage.say("looking at the held-out rows takes too long for trials to be compared on the way: none ends early")

@@ -22,6 +22,8 @@ from fledge.training.evaluations import most_looks
 
 # So many looks at held-out rows in each trial, at the same shares of it, so that trials can be compared on the way.
 LOOKS = 6
+# What looks may take of a trial: more than of a run by itself, for trials that end early give it back.
+MOST_TIME = 0.2
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,15 @@ def inputs_of(setup: Setup) -> str:
 
 
 def looks_in(setup: Setup, space: Sequence[Swept]) -> int:
-    """Return how often held-out rows are looked at in a trial; 0 where even twice takes too long in the shortest."""
+    """Return how often held-out rows are looked at in a trial; 0 where even twice takes too long in a middling one."""
     train = setup.config.train
     assert train.epochs != "auto"
     tried = next((one for one in space if one.name == "train.epochs"), None)
-    fewest = train.epochs if tried is None else min(tried.values) if isinstance(tried, Choices) else tried.low
+    ends = (train.epochs,) if tried is None else tried.values if isinstance(tried, Choices) else (tried.low, tried.high)
     mean = sum(len(example.ids) for example in setup.lesson.examples) / len(setup.lesson.examples)
+    run_tokens = sum(map(float, ends)) / len(ends) * setup.course.rows_per_epoch * mean
     held_out = sum(len(example.ids) for example in setup.held_out.examples)
-    most = most_looks(run_tokens=fewest * setup.course.rows_per_epoch * mean, held_out_tokens=held_out)
+    most = most_looks(run_tokens=run_tokens, held_out_tokens=held_out, most_time=MOST_TIME)
     return 0 if most < 2 else min(LOOKS, most)
 
 

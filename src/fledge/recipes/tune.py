@@ -27,7 +27,7 @@ from fledge.project import RunFolder, new_run, sha256_of, staged_folder, write_j
 from fledge.recipes.held_out import Measured, measure, summary_of_tasks
 from fledge.recipes.once import remember
 from fledge.recipes.report import write_report
-from fledge.recipes.rollouts import open_source
+from fledge.recipes.rollouts import check_rollouts, open_source
 from fledge.recipes.setup import Setup, build, prepare, refer, stream
 from fledge.recipes.watch import Watch, best_is_there
 from fledge.release.folder import copy_tokenizer, write_tokenizer
@@ -63,6 +63,7 @@ def tune(
     """
     listener = listener or Listener()
     setup = prepare(project, config, say=listener.say)
+    check_rollouts(setup, project)
     label = f"{config.objective}-{_slug(config.model)}"
     run = into or new_run(project, label)
     # From here on the run can be found and resumed: all that `resume` needs stands in run.yaml.

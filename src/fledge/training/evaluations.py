@@ -75,12 +75,12 @@ def steps_to_look_after(*, epochs_between: float, steps_per_epoch: float, steps:
     return frozenset((*(step for step in looks if step < steps), steps))
 
 
-def most_looks(*, run_tokens: float, held_out_tokens: int) -> int:
-    """Return how many looks at held-out rows take no more than MOST_TIME of a run; at most MOST_LOOKS.
+def most_looks(*, run_tokens: float, held_out_tokens: int, most_time: float = MOST_TIME) -> int:
+    """Return how many looks at held-out rows take no more than `most_time` of a run; at most MOST_LOOKS.
 
     Times are taken from tokens, so that the same run looks as often on any day.
     """
-    return min(MOST_LOOKS, int(MOST_TIME * run_tokens / max(1.0, FORWARD_SHARE * held_out_tokens)))
+    return min(MOST_LOOKS, int(most_time * run_tokens / max(1.0, FORWARD_SHARE * held_out_tokens)))
 
 
 def best_of(evaluations: Sequence[Evaluation]) -> Evaluation | None:

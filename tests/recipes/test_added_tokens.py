@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from test_rollouts import save_rl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fledge.config_file import load_config
@@ -29,6 +30,7 @@ from fledge.release.adapter_gguf import write_adapter_gguf
 from fledge.release.gguf import write_gguf
 from fledge.runtime.gguf_check import read_header
 from fledge.runtime.llama import Llama
+from fledge.training import log
 from tiny import save_project
 from tiny_llama import save_tiny, tiny_config, tiny_model
 
@@ -77,8 +79,10 @@ def trained(project: Path, *knobs: str) -> Any:
     return open_run(project, list_runs(project)[-1])
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("base", ["model", "tight", "model.gguf", "tight.gguf"])
+@pytest.mark.parametrize(
+    ("base", "method"),
+    [("model", "lora"), ("tight", "full"), ("model.gguf", "full"), ("model.gguf", "lora"), ("tight.gguf", "lora")],
+)
 def test_what_is_exported_spells_and_answers_as_trained(made: Path, base: str, method: str) -> None:
     finished = trained(made, f"model=./{base}", *(FULL if method == "full" else []))
     weights, own = finished.weights, open_weights(made / base)
@@ -135,7 +139,7 @@ def test_other_programs_open_what_was_saved(made: Path, tmp_path: Path, base: st
     assert load_tokenizer(open_weights(tmp_path / "out")).encode(text) == ours.encode(text)
 
 
-@pytest.mark.parametrize("knobs", [[], FULL, ["train.dtype=bfloat16"]], ids=["lora", "full", "bfloat16"])
+@pytest.mark.parametrize("knobs", [["train.dtype=bfloat16"], FULL], ids=["lora", "full"])
 def test_it_goes_on_bit_by_bit(made: Path, knobs: list[str]) -> None:
     whole = trained(made, *knobs)
 
@@ -157,6 +161,19 @@ def test_preferences_compare_with_the_model_as_it_was(made: Path) -> None:
     summary = tune(made, load_config(made, [*knobs, "train.epochs=6"]))
     assert summary["loss_first"] == pytest.approx(0.6931, abs=1e-4)
     assert summary["loss_last"] < 0.5
+
+
+def test_replies_are_sampled_with_the_rows_of_the_moment(tmp_path: Path) -> None:
+    reward = "def reward_mark(reply):\n    return min(reply.count('<cv>'), 4) / 4\n"
+    project = save_rl(tmp_path / "project", reward)
+    path = project / "data" / "train.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("The ", "<cv> The "), encoding="utf-8")
+    summary = tune(project, load_config(project, ["data.add_tokens=['<cv>']", "rl.group=12"]))
+    lines = list(log.read(list_runs(project)[0].metrics))
+    assert lines[0]["metrics"]["sampler_gap"] < 1e-3 and lines[-1]["metrics"]["sampler_gap"] < 1e-2
+    assert summary["reward_last"] > summary["reward_first"] + 0.3
+    with pytest.raises(ConfigError, match="its base does not know the added tokens"):
+        tune(project, load_config(project, ["data.add_tokens=['<cv>']", "rl.sampler=llama"]))
 
 
 def test_a_token_that_no_row_holds_is_told(made: Path) -> None:

@@ -79,6 +79,8 @@ MAKERS: dict[str, Callable[[CausalModel, Setup, Drawing], Make]] = {TORCH: torch
 
 def without_llama(setup: Setup) -> str:
     """Return why llama.cpp can't sample for this run, or ""."""
+    if setup.weights.added:
+        return "its base does not know the added tokens"
     if not isinstance(setup.weights, GgufWeights):
         return "the base is no .gguf file"
     if setup.config.method == "full":

@@ -29,7 +29,7 @@ TEXT_STEP_TOKENS = 2048
 # Of answers that are compared: how often, and the share of the usual learning rate (docs/decisions.md).
 COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
 # Of replies that are rewarded: steps, and the share of the usual learning rate (docs/decisions.md).
-ROLLOUT_STEPS, ROLLOUT_LR = 150, 0.5
+ROLLOUT_STEPS, ROLLOUT_LR = 150, 0.25
 # Of answers that are scored: the same share.
 SCORE_LR = 0.5
 # Share of LoRA's learning rate that all weights want.

@@ -61,6 +61,7 @@ def test_what_is_exported_is_what_was_trained(project: Path, base: str) -> None:
     served = serve_target(project, str(run.number))
     assert served.adapter is None and served.path.name.endswith("q8_0.gguf")
     assert "model_sha256" in read_json(run.manifest)
+    assert not run.checkpoints.exists(), "they are larger than the model"
 
 
 def test_the_merged_folder_opens_in_transformers(project: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -249,6 +250,9 @@ def _finish(
     }
     write_json_atomic(run.manifest, manifest)
     checkpoint.remove_best(run.checkpoints)
+    if full:
+        # Twelve bytes a weight and more, from which nothing goes on any more.
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
     write_report(run)
     return summary
 

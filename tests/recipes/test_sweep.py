@@ -228,6 +228,7 @@ def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(done, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_object_and_a_table(tmp_path: Path) -> None:
     project = make_project(tmp_path, epochs=1)
     told = command(project, "train.lr=0.01,0.02", "--json")

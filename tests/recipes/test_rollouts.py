@@ -111,6 +111,7 @@ def test_a_run_learns_what_is_rewarded_and_goes_on_bit_by_bit(
     assert result(cut) == (adapter, lines, replies)
 
 
+@pytest.mark.slow
 def test_killed_three_times_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     wholes = save_rl(tmp_path / "whole")
     tune(wholes, load_config(wholes))

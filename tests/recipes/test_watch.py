@@ -212,6 +212,7 @@ def kill_at_look(project: Path, step: int) -> None:
         assert process.wait(TIMEOUT_S) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_killed_at_any_look_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     knobs = {"patience": 3, "eval_every": 1 / 3, "keep": "best"}
     whole, summary = train(make_project(tmp_path / "whole", **knobs))

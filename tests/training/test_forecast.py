@@ -89,7 +89,7 @@ UNEVEN = [150 if n % 12 == 5 else 8 for n in range(36)]
         pytest.param(EVEN, ["train.rows_per_step=4"], marks=pytest.mark.slow),
         (EVEN, ["train.rows_per_step=4", "train.ram=1.2GB"]),
         # Saved after every step: a checkpoint must not take a copy of all it holds.
-        (UNEVEN, ["train.rank=64", "train.checkpoint_s=0"]),
+        pytest.param(UNEVEN, ["train.rank=64", "train.checkpoint_s=0"], marks=pytest.mark.slow),
     ],
     ids=["short", "long", "within a budget", "uneven and often saved"],
 )
@@ -101,6 +101,7 @@ def test_a_run_takes_the_memory_that_was_forecast(
         assert measured <= 1.2e9
 
 
+@pytest.mark.slow
 def test_held_out_rows_take_no_more_than_those_that_are_learnt(starter_gguf: Path, tmp_path: Path) -> None:
     compare(save(tmp_path / "project", "smollm2-135m", [4] * 16, held_out=[40] * 24))
 
@@ -113,7 +114,8 @@ def test_loading_a_large_vocabulary_takes_no_more_than_the_run(tmp_path: Path) -
     assert measured < 1.3e9
 
 
-@pytest.mark.parametrize("kind", ["gpt_neox", pytest.param("phi", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gpt_neox", "phi"])
 def test_the_plain_path_is_forecast_too(tmp_path: Path, kind: str) -> None:
     """With room for what autograd keeps of layers that nobody here has seen."""
     save_model(tmp_path / "model", kind, vocab_size=4000, hidden_size=512, intermediate_size=2048)

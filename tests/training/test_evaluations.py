@@ -89,9 +89,9 @@ def test_looks_behind_a_checkpoint_are_dropped_and_a_torn_line_with_them(tmp_pat
     assert len(path.read_text().splitlines()) == 3
 
 
-def chosen(held_out: int, **knobs: Any) -> dict[str, tuple[object, str]]:
+def chosen(held_out: int, *, by_loss: bool = True, **knobs: Any) -> dict[str, tuple[object, str]]:
     train = TrainConfig(epochs=knobs.pop("epochs", 8), **knobs)
-    return looks(train, examples=EXAMPLES, course=COURSE, held_out=EXAMPLES[:held_out])
+    return looks(train, examples=EXAMPLES, course=COURSE, held_out=EXAMPLES[:held_out], by_loss=by_loss)
 
 
 def values(found: dict[str, tuple[object, str]]) -> tuple[object, ...]:
@@ -100,6 +100,8 @@ def values(found: dict[str, tuple[object, str]]) -> tuple[object, ...]:
 
 def test_auto_looks_once_an_epoch_ten_times_at_most_and_never_long() -> None:
     assert values(chosen(8)) == (1.0, PATIENCE, "best")
+    assert values(chosen(8, by_loss=False)) == (1.0, None, "last"), "answers are not right by their loss"
+    assert chosen(8, by_loss=False, patience=2)["keep"][0] == "best", "who says when to stop says what counts"
     assert values(chosen(8, epochs=30)) == (3.0, PATIENCE, "best")
     assert values(chosen(8, epochs=3)) == (1.0, None, "best"), "three looks do not tell when to stop"
     assert values(chosen(8, epochs=1)) == (1.0, None, "last")

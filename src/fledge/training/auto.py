@@ -107,7 +107,7 @@ def resolve(
     if rolls_out(config) and train.eval_every == "auto":
         chosen["eval_every"] = (0.0, "")
         train = train.model_copy(update={"eval_every": 0.0})
-    chosen |= looks(train, examples=examples, course=course, held_out=held_out)
+    chosen |= looks(train, examples=examples, course=course, held_out=held_out, by_loss=prose or compared)
     values = config.train.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
     # What leaves nothing to choose has no reason and is not told.
     choices = [Choice(f"train.{knob}", value, why) for knob, (value, why) in chosen.items() if why] + told

@@ -16,11 +16,12 @@ ASKED_FOR = ("eval_every", "patience", "keep")
 
 
 def looks(
-    train: TrainConfig, *, examples: Sequence[Example], course: Course, held_out: Sequence[Example]
+    train: TrainConfig, *, examples: Sequence[Example], course: Course, held_out: Sequence[Example], by_loss: bool
 ) -> dict[str, tuple[object, str]]:
     """Return eval_every, patience and keep where they say `auto`, each with its reason, "" where there is no choice.
 
-    Epochs are known.
+    Epochs are known. by_loss: whether the held-out loss is what counts, as it is of texts and of answers that are
+    compared. Of answers that are learnt it is not: it rises while more of them are right (docs/decisions.md).
 
     Raises ConfigError where one of them asks for held-out rows and there are none.
     """
@@ -32,7 +33,10 @@ def looks(
     every = _every(train.epochs, most, rows=bool(held_out))
     between = every[0] if train.eval_every == "auto" else train.eval_every
     num_looks = train.epochs / between if between else 0
-    rules = {"eval_every": every, "patience": _patience(num_looks), "keep": _keep(num_looks)}
+    # Who says when to stop says that the loss counts.
+    asked = isinstance(train.patience, int)
+    patience, keep = (_patience(num_looks), _keep(num_looks)) if by_loss or asked else ((None, ""), ("last", ""))
+    rules = {"eval_every": every, "patience": patience, "keep": keep}
     return {knob: rule for knob, rule in rules.items() if getattr(train, knob) == "auto"}
 
 

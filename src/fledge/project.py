@@ -128,6 +128,17 @@ def _umask() -> int:
     return mask
 
 
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Keep a second process out of a folder. Raises RunError with `busy`; the lock dies with whoever holds it."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError("run.busy", busy, where=str(folder)) from error
+        yield
+
+
 def sha256_of(path: Path) -> str:
     """Return the hex sha256 of a file's bytes."""
     with path.open("rb") as file:

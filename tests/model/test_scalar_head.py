@@ -18,9 +18,10 @@ from fledge.model.lora import LoraSettings
 from fledge.model.scalar_head import ScalarHead
 from fledge.model.weights import open_weights
 from fledge.objective.reward import reward
+from fledge.objective.scored import Scored
 from fledge.records import Example
 from fledge.training.batch import to_batch
-from fledge.training.score import scored_pieces, sequence_values
+from fledge.training.score import of_sequences, scored_pieces
 from tiny import wake
 
 # PEFT reads a property that transformers has renamed.
@@ -89,7 +90,7 @@ def test_loss_and_gradients_are_those_of_transformers(
 def test_values_are_those_of_the_answers_one_by_one(folders: dict[str, Path]) -> None:
     model = with_head(folders["llama"], dtype=torch.float64)
     examples = [read_at_end(e) for e in answers(7)]
-    found = sequence_values(model, examples, tokens_per_piece=30)
+    found = of_sequences(model, examples, Scored.last_values_S, tokens_per_piece=30)
     for example, value in zip(examples, found, strict=True):
         [alone] = scored_pieces(model, to_batch([example], tokens_per_piece=1000))
         assert value == pytest.approx(float(alone.last_values_S().detach()), rel=1e-10)
@@ -118,7 +119,7 @@ def test_the_head_goes_with_the_adapter(folders: dict[str, Path], tmp_path: Path
     fresh.add_adapter(settings, seed=1)
     fresh.load_adapter(load_adapter(tmp_path / "adapter"))
     examples = [read_at_end(e) for e in answers(3)]
-    values = [sequence_values(each, examples, tokens_per_piece=100) for each in (model, fresh)]
+    values = [of_sequences(each, examples, Scored.last_values_S, tokens_per_piece=100) for each in (model, fresh)]
     assert values[0] == values[1]
     other = load_model(open_weights(folders["gemma3"]), dtype=torch.float32)
     other.add_adapter(settings, seed=1)

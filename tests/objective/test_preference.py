@@ -22,7 +22,7 @@ from fledge.objective.scored import Scored
 from fledge.records import Example
 from fledge.training.batch import Batch, batches, to_batch
 from fledge.training.ranks import Ranks
-from fledge.training.score import scored_pieces, sequence_logps, step_facts
+from fledge.training.score import of_sequences, scored_pieces, step_facts
 from tiny import load_tiny, save_tiny_model
 
 KNOBS = PreferenceConfig(
@@ -242,10 +242,10 @@ def test_pairs_stay_together_in_every_piece() -> None:
 def test_references_are_those_of_the_answers_one_by_one(tmp_path: Path) -> None:
     model = load_tiny(save_tiny_model(tmp_path / "model"), dtype=torch.float64)
     examples = [*pairs(40), *pairs(3)]
-    found = sequence_logps(model, examples, tokens_per_piece=64)
+    found = of_sequences(model, examples, Scored.sums_S, tokens_per_piece=64)
     assert found == pytest.approx([float(alone(model, e).detach()) for e in examples], rel=1e-9)
     with model.disabled():
-        base = sequence_logps(model, examples, tokens_per_piece=64)
+        base = of_sequences(model, examples, Scored.sums_S, tokens_per_piece=64)
     assert max(abs(a - b) for a, b in zip(found, base, strict=True)) > 1e-3, "the adapter is switched off"
 
 

@@ -248,6 +248,8 @@ def test_replies_are_learnt_from_what_a_model_thinks_of_them(taught: Path, tmp_p
     knobs = ["objective=ppo", "data.train=data/asked.jsonl", "data.eval=none", *rl]
     tune(project, load_config(project, knobs))
     run = list_runs(project)[-1]
+    [first, *_] = list_runs(project)
+    assert f"model:{first.path.name}" in run.knobs.read_text(encoding="utf-8"), "who judges is part of the run"
     replies = [json.loads(line) for path in (run.path / "rollouts").iterdir() for line in path.read_text().splitlines()]
     judge = Judge(project, find_run(project, "1"))
     for reply in replies:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from fledge.config_file import load_config
-from fledge.errors import ConfigError, DataError, FledgeError, RewardError
+from fledge.errors import ConfigError, DataError, FledgeError, RewardError, RunError
 from fledge.project import RunFolder, list_runs
 from fledge.recipes.forecast import forecast
 from fledge.recipes.setup import prepare
@@ -24,6 +24,7 @@ from fledge.recipes.tries import last_replies
 from fledge.recipes.tune import Listener, resume, tune
 from fledge.records import Conversation, Message
 from fledge.training import log
+from fledge.training.ranks import Ranks
 from tiny import save_project
 
 TIMEOUT_S = 120
@@ -199,7 +200,7 @@ def test_rewards_that_teach_nothing_are_refused_in_one_line(
     assert kept.exists() == (code == "reward.never_varies")
 
 
-def test_rows_and_knobs_that_do_not_fit_are_told(tmp_path: Path) -> None:
+def test_rows_and_knobs_that_do_not_fit_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = save_rl(tmp_path / "project")
     bare = project / "data/bare.jsonl"
     bare.write_text('{"prompt": "a?"}\n{"prompt": "b?"}\n', encoding="utf-8")
@@ -220,12 +221,19 @@ def test_rows_and_knobs_that_do_not_fit_are_told(tmp_path: Path) -> None:
         prepare(project, load_config(project, ["train.after_prompt=true"]))
     with pytest.raises(DataError, match="Lower rl.max_tokens"):
         prepare(project, load_config(project, ["train.max_tokens=8"]))
+    with pytest.raises(RunError, match="no finished run scores answers"):
+        prepare(project, load_config(project, ["rl.rewards=model:latest"]))
+    monkeypatch.setattr(Ranks, "here", classmethod(lambda cls: cls(0, 2)))
+    with pytest.raises(ConfigError, match="samples in one process"):
+        tune(project, load_config(project))
+    monkeypatch.undo()
     assert not (project / "runs").exists(), "nothing was begun"
     for wrong in ("rl.rewards={number: 0}", "rl.rewards=[]", "rl.group=1", "rl.temperature=0", "rl.loss=ppo"):
         with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
             load_config(project, [wrong])
     notes = prepare(project, load_config(project, ["objective=rloo", "rl.loss=grpo", "preference.beta=1"])).notes
     assert "WARNING: preference.beta, rl.loss: says nothing to rloo" in notes
+    assert any("generate.stop" in n for n in prepare(project, load_config(project, ["generate.stop=[END]"])).notes)
 
 
 def test_several_rewards_are_weighed_and_told_one_by_one(tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from fledge.errors import ConfigError
 from fledge.model.adapter import load_adapter
 from fledge.model.load import load_model
 from fledge.model.lora import settings_of
+from fledge.objective.scored import Scored
 from fledge.project import RunFolder, list_runs
 from fledge.recipes.setup import prepare
 from fledge.recipes.tune import Listener, resume, tune
 from fledge.training import checkpoint, log
 from fledge.training.evaluations import Evaluation
-from fledge.training.score import sequence_logps
+from fledge.training.score import of_sequences
 from tiny import save_project
 
 TIMEOUT_S = 120
@@ -90,7 +91,7 @@ def loss_of(run: RunFolder, project: Path) -> float:
     model.add_adapter(settings_of(adapter), seed=0)
     model.load_adapter(adapter)
     examples = setup.held_out.examples
-    logps = sequence_logps(model, examples, tokens_per_piece=512)
+    logps = of_sequences(model, examples, Scored.sums_S, tokens_per_piece=512)
     return -math.fsum(logps) / sum(weight for example in examples for weight in example.weights)
 
 

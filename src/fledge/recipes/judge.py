@@ -24,15 +24,16 @@ from fledge.model.hardware import DTYPES
 from fledge.model.load import load_model, plain_reason
 from fledge.model.lora import settings_of
 from fledge.model.tokenizer import load_tokenizer
+from fledge.objective.scored import Scored
 from fledge.project import RunFolder, find_run, list_runs, read_json, staged_file
 from fledge.recipes.prepare import inside
 from fledge.recipes.ship import open_run
 from fledge.records import Conversation, Example, Judged, Learnt, Message, Preference, Record
 from fledge.rewards.record import Sample
-from fledge.training.score import sequence_values
+from fledge.training.score import of_sequences
 
 Progress = Callable[[int, int], None]
-JUDGING = "reward"
+JUDGING, LATEST = "reward", "latest"
 
 
 class Judge:
@@ -77,7 +78,7 @@ class Judge:
         limit = self._model.shape.context_tokens
         if findings := [_too_long(example, limit) for example in examples if len(example.ids) - 1 > limit]:
             raise DataError.from_findings(findings)
-        return sequence_values(self._model, examples, tokens_per_piece=size, done=done)
+        return of_sequences(self._model, examples, Scored.last_values_S, tokens_per_piece=size, done=done)
 
     def _example(self, row: Conversation) -> Example:
         read = (replace(message, taught=False) for message in row.prompt)
@@ -104,13 +105,16 @@ def judge_named(project: Path, spec: str) -> Judge:
 
     Raises RunError as `Judge` does, and where none is found.
     """
-    if spec != "latest":
-        return Judge(project, find_run(project, spec))
+    return Judge(project, newest_judge(project) if spec == LATEST else find_run(project, spec))
+
+
+def newest_judge(project: Path) -> RunFolder:
+    """Return the newest finished run that scores answers. Raises RunError where there is none."""
     # A run that learns from it is newer, and is no judge.
     finished = [run for run in reversed(list_runs(project)) if run.finished]
     for run in finished:
         if read_json(run.manifest)["summary"]["objective"] == JUDGING:
-            return Judge(project, run)
+            return run
     raise RunError(
         "run.not_found",
         "no finished run scores answers.",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from fledge.config import Config
 from fledge.data.packed import PackedExamples
 from fledge.data.template import ChatTemplate
 from fledge.errors import ConfigError, DataError
+from fledge.recipes.judge import LATEST, newest_judge
 from fledge.recipes.prepare import Lesson
 from fledge.records import Conversation, Example, Learnt, Message
 from fledge.training.aims import rolls_out
@@ -56,11 +58,12 @@ def teach_prompts(
     return Lesson(examples, too_long, limit, whose, ends=ends, asked=tuple(asked))
 
 
-def resolve_rl(config: Config, rows: Sequence[Learnt]) -> tuple[Config, list[Choice]]:
+def resolve_rl(config: Config, rows: Sequence[Learnt], *, project: Path) -> tuple[Config, list[Choice]]:
     """Return the config without any `auto` under `rl` but the sampler, and what was chosen.
 
-    Other objectives leave it as it is. Raises ConfigError where nobody says what replies are worth and the rows don't
-    either.
+    The newest judge is named by its run: a run that goes on later must be judged by the same. Other objectives leave it
+    as it is. Raises ConfigError where nobody says what replies are worth and the rows don't either, RunError where no
+    run judges.
     """
     if not rolls_out(config):
         return config, []
@@ -73,6 +76,12 @@ def resolve_rl(config: Config, rows: Sequence[Learnt]) -> tuple[Config, list[Cho
         rules["rewards"] = (_reward_of(rows), "all answers are numbers")
     chosen = {knob: rule for knob, rule in rules.items() if getattr(config.rl, knob) == "auto"}
     values = config.rl.model_dump() | {knob: value for knob, (value, _) in chosen.items()}
+    newest = f"model:{LATEST}"
+    specs = values["rewards"] if isinstance(values["rewards"], dict | list) else [values["rewards"]]
+    if newest in specs:
+        named = f"model:{newest_judge(project).path.name}"
+        kept = [named if spec == newest else spec for spec in specs]
+        values["rewards"] = dict(zip(kept, specs.values(), strict=True)) if isinstance(specs, dict) else kept
     choices = [Choice(f"rl.{knob}", value, why) for knob, (value, why) in chosen.items()]
     return config.model_copy(update={"rl": type(config.rl).model_validate(values)}), choices
 

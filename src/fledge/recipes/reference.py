@@ -12,9 +12,10 @@ from fledge.data.packed import PackedExamples
 from fledge.kept import keep, read_kept
 from fledge.model.cache import cache_root
 from fledge.model.causal import CausalModel
+from fledge.objective.scored import Scored
 from fledge.recipes.prepare import Lesson
 from fledge.records import Example
-from fledge.training.score import sequence_logps
+from fledge.training.score import of_sequences
 
 REFERENCE = "reference"
 # A number of the file, and of all files what is kept.
@@ -37,7 +38,9 @@ def with_reference(
         return with_columns(lesson, array("d", held))
     say(f"scores {len(every):,} answers with the model as it is, once")
     with model.disabled():
-        logps = sequence_logps(model, every, tokens_per_piece=tokens_per_piece, done=_progress(len(every), say))
+        logps = of_sequences(
+            model, every, Scored.sums_S, tokens_per_piece=tokens_per_piece, done=_progress(len(every), say)
+        )
     keep(path, array("d", logps).tobytes(), most_bytes=MOST_BYTES)
     return with_columns(lesson, logps)
 

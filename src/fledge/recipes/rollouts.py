@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from fledge.config import Config
-from fledge.errors import RewardError
+from fledge.errors import ConfigError, RewardError
 from fledge.model.causal import CausalModel
 from fledge.model.decode import Drawn
 from fledge.objective.policy import group_advantages, is_flat, leave_one_out
@@ -28,6 +28,7 @@ from fledge.rewards.trial import MORE_DIFFERENCE, NO_DIFFERENCE
 from fledge.training.aims import aim_of
 from fledge.training.batch import Batch
 from fledge.training.critic import Critic
+from fledge.training.ranks import Ranks
 from fledge.training.rollout import Keep, Make, Rollout, RolloutPlan, Verdict, prompt_of, rollout_batches
 
 Say = Callable[[str], None]
@@ -63,6 +64,13 @@ class Court:
 def check_rollouts(setup: Setup, project: Path) -> None:
     """Raise what is wrong with rewards and sampler, before anything is written."""
     if setup.rolls_out:
+        if Ranks.here().size > 1:
+            raise ConfigError(
+                "config.bad_value",
+                f"{setup.config.objective} samples in one process; each of several would sample everything.",
+                where="objective",
+                remedy="Start it once, without torchrun.",
+            )
         check_sampler(setup)
         with open_court(setup, project=project, say=lambda _: None):
             pass

@@ -126,7 +126,7 @@ def prepare(
     rows = read_project(project, config)
     weights = extend(open_weights(resolve_model(config.model, base_dir=project)), config.data.add_tokens)
     template = ChatTemplate(load_tokenizer(weights), today=today)
-    config, rl_choices = resolve_rl(config, rows.train)
+    config, rl_choices = resolve_rl(config, rows.train, project=project)
     lesson, held_out, spread = _lessons(rows, template, config, context_tokens=weights.shape.context_tokens)
     machine = survey(say)
     torch.set_num_threads(threads or machine.threads)
@@ -209,6 +209,8 @@ def _notes(
     notes += [*lesson.notes, *([lesson.left_out] if lesson.left_out else [])]
     notes += course.notes
     notes += _notes_of_added(lesson, weights)
+    if lesson.asked and config.generate.stop:
+        notes.append("WARNING: generate.stop: what is sampled ends with the token of a turn, at no text")
     if unused := unheard(config):
         notes.append(f"WARNING: {', '.join(unused)}: says nothing to {config.objective}")
     notes += [f"held out: {held_out.left_out}"] if held_out.left_out else []

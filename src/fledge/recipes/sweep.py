@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 
 import fledge
+from fledge.data.wanted import LEARNS_FROM
 from fledge.errors import ConfigError, ExportError, FledgeError, RunError, TrainError
-from fledge.project import write_json_atomic, write_text_atomic
+from fledge.project import locked, write_json_atomic, write_text_atomic
 from fledge.recipes import tune
 from fledge.recipes.setup import prepare
 from fledge.recipes.space import FAILED, as_record, read_space, value_of, written
@@ -32,7 +33,6 @@ from fledge.recipes.sweep_plan import (
     disk_words,
     find_sweep,
     inputs_of,
-    locked,
     looks_in,
     new_folder,
     opened,
@@ -103,6 +103,8 @@ def begin(project: Path, wish: Wish, stage: Stage) -> dict[str, Any]:
     for one in space:
         if not one.holds(usual := sweep.auto[one.name]):
             stage.say(f"auto would take {one.name}={written(usual)}, which is not among what is tried")
+    if wish.metric == USUAL_METRIC and LEARNS_FROM[config.objective] == "answers" and config.objective != "text":
+        stage.say("the held-out loss of answers may rise while more of them are right: --metric score counts those")
     stage.say(disk_words(setup, space, wish.keep_all, trials))
     if not looks:
         stage.say("looking at the held-out rows takes too long for trials to be compared on the way: none ends early")
@@ -141,7 +143,7 @@ def _go(sweep: Sweep, wish: Wish, stage: Stage) -> dict[str, Any]:
     started = time.monotonic()
     seed = sweep.config.train.seed
     with (
-        locked(sweep.folder),
+        locked(sweep.folder.path, "another process goes on with this sweep."),
         Study(sweep.folder.study, sweep.space, maximise=is_better_high(sweep.metric), seed=seed) as study,
     ):
         if study.is_new:

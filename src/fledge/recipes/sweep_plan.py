@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -176,16 +174,6 @@ def disk_words(setup: Setup, space: Sequence[Swept], keep_all: bool, trials: int
     adapter = setup.plan.parts["adapter"] / 5.5 * largest / rank
     most = adapter * (12 + (trials if keep_all else 0))
     return f"takes at most some {most / 1e6:,.0f} MB of disk; {kept}"
-
-
-@contextmanager
-def locked(folder: SweepFolder) -> Iterator[None]:
-    with (folder.path / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError("run.busy", "another process goes on with this sweep.", where=str(folder.path)) from error
-        yield
 
 
 def _typed(value: Any) -> str:

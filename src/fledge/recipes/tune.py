@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from fledge.model.adapter import TENSORS_NAME, save_adapter
 from fledge.model.causal import CausalModel
 from fledge.model.memory import peak_rss_bytes
 from fledge.model.weights import SINGLE_NAME, OtherWeights
-from fledge.project import RunFolder, new_run, sha256_of, staged_folder, write_json_atomic, write_text_atomic
+from fledge.project import RunFolder, locked, new_run, sha256_of, staged_folder, write_json_atomic, write_text_atomic
 from fledge.recipes.held_out import Measured, measure, summary_of_tasks
 from fledge.recipes.once import remember
 from fledge.recipes.report import write_report
@@ -121,7 +120,7 @@ def _train(project: Path, run: RunFolder, setup: Setup, listener: Listener) -> d
     assert train.lr != "auto"
     for note in setup.notes:
         listener.say(note)
-    with _locked(run), ExitStack() as stack:
+    with locked(run.path, "another process is training this run."), ExitStack() as stack:
         model, parameters, optimizer = build(setup)
         listener.say(model.path)
         setup = refer(setup, model, listener.say)
@@ -268,17 +267,6 @@ def _rewards(run: RunFolder) -> dict[str, float]:
     told = [line["metrics"]["reward"] for line in read(run.metrics) if "reward" in line["metrics"]]
     few = max(1, len(told) // 10)
     return {"reward_first": fmean(told[:few]), "reward_last": fmean(told[-few:])} if told else {}
-
-
-@contextmanager
-def _locked(run: RunFolder) -> Iterator[None]:
-    """Keep a second process from training the same run. The lock dies with the process that holds it."""
-    with (run.path / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError("run.busy", "another process is training this run.", where=str(run.path)) from error
-        yield
 
 
 def _slug(model: str) -> str:

@@ -85,44 +85,19 @@ def token_scores(
 
 
 @torch.no_grad()
-def sequence_logps(
-    model: CausalModel,
-    examples: Sequence[Example],
-    *,
-    tokens_per_piece: int,
-    done: Callable[[int], None] = lambda _: None,
-) -> list[float]:
-    """Return log p of each example's taught tokens, sum(w logp) in nats, prefixes that they share computed once.
-
-    `done` is told how many are.
-    """
-    return _of_each(model, examples, Scored.sums_S, tokens_per_piece=tokens_per_piece, done=done)
-
-
-def sequence_values(
-    model: CausalModel,
-    examples: Sequence[Example],
-    *,
-    tokens_per_piece: int,
-    done: Callable[[int], None] = lambda _: None,
-) -> list[float]:
-    """Return what the scalar head gives before each example's last taught token, shared prefixes computed once.
-
-    `done` is told how many are.
-    """
-    return _of_each(model, examples, Scored.last_values_S, tokens_per_piece=tokens_per_piece, done=done)
-
-
-@torch.no_grad()
-def _of_each(
+def of_sequences(
     model: CausalModel,
     examples: Sequence[Example],
     read: Callable[[Scored], Tensor],
     *,
     tokens_per_piece: int,
-    done: Callable[[int], None],
+    done: Callable[[int], None] = lambda _: None,
 ) -> list[float]:
-    """Return what `read` gives for each example, in their order."""
+    """Return what `read` gives for each example, in their order, prefixes that they share computed once.
+
+    read: a number for each sequence of a piece, such as Scored.sums_S, the log-probability of its taught tokens, or
+    Scored.last_values_S, what the scalar head gives before the last of them. `done` is told how many are read.
+    """
     order = sorted(range(len(examples)), key=lambda i: examples[i].ids)
     found = [0.0] * len(examples)
     for start in range(0, len(order), EXAMPLES_AT_ONCE):

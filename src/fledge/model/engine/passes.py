@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fledge.model.adapter import token_rows_key
 from fledge.model.causal import CausalModel
 from fledge.model.engine.decoder import SITES, Decoder
-from fledge.model.engine.head import LogitsTile, TrainedHead, token_logps
+from fledge.model.engine.head import LogitsTile, token_logps
 from fledge.model.engine.kernels import Kernels, sums_dtype
 from fledge.model.engine.one_pass import Context, Join, Pass
 from fledge.model.engine.sites import Sites
@@ -122,13 +122,12 @@ class Engine(CausalModel):
         return self.decoder.head_VD
 
     def token_logps(self, hidden_UD: Tensor, target_U: Tensor) -> Tensor:
-        learns = TrainedHead(self.trained) if self.trained is not None and self.trained.outside else None
         return token_logps(
             *(hidden_UD, self.head, target_U),
             kernels=self.kernels,
             softcap=self.logit_softcap,
             tile=self._tile,
-            learns=learns,
+            trained=self.trained,
             rows=self._rows,
         )
 

@@ -9,17 +9,13 @@ Shapes: A added tokens, N tokens, U scored tokens, D width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
+from fledge.model.engine.decoder import Decoder
 from fledge.model.engine.kernels import sums_dtype
 from fledge.model.extended import Extended
 from fledge.model.names import ARCHITECTURES
-
-if TYPE_CHECKING:
-    from fledge.model.engine.decoder import Decoder
 
 
 class TokenRows:

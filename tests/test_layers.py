@@ -58,7 +58,6 @@ DOORS = {
     "pypdf": ("data.readers.documents",),
     "rapidfuzz": ("data.checks.near",),
     "rich": ("cli",),
-    "safetensors": ("training",),
     "tokenizers": ("data.tokenizer", "data.vocabularies"),
     "torch": ("model", "objective", "training", "recipes"),
     "transformers": ("model.load",),

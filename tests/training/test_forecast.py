@@ -90,8 +90,9 @@ UNEVEN = [150 if n % 12 == 5 else 8 for n in range(36)]
         (EVEN, ["train.rows_per_step=4", "train.ram=1.2GB"]),
         # Saved after every step: a checkpoint must not take a copy of all it holds.
         pytest.param(UNEVEN, ["train.rank=64", "train.checkpoint_s=0"], marks=pytest.mark.slow),
+        pytest.param(EVEN, ["method=full", "train.checkpoint_s=0"], marks=pytest.mark.slow),
     ],
-    ids=["short", "long", "within a budget", "uneven and often saved"],
+    ids=["short", "long", "within a budget", "uneven and often saved", "all weights"],
 )
 def test_a_run_takes_the_memory_that_was_forecast(
     lengths: list[int], knobs: list[str], starter_gguf: Path, tmp_path: Path

@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fledge.errors import RunError
-from fledge.model.safetensors_file import write_safetensors
+from fledge.model.memory import forget_pages
+from fledge.model.safetensors_file import StoredTensor, map_safetensors, write_safetensors
 from fledge.project import sha256_of, staged_folder, write_json_atomic
 
 STATE, MANIFEST, BEST = "state.safetensors", "manifest.json", "best-"
 KEPT = 2
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "I64": torch.int64, "I16": torch.int16, "U8": torch.uint8}
 
 
 def save(
@@ -90,7 +91,7 @@ def load_best(folder: Path, *, step: int, parameters: Mapping[str, nn.Parameter]
             where=str(path),
             remedy="`fledge train --resume` with this run makes it again.",
         )
-    _fill(parameters, load_file(path / STATE))
+    _fill(parameters, map_safetensors(path / STATE))
 
 
 def _write(final: Path, tensors: Mapping[str, Tensor], *, step: int, identity: str) -> None:
@@ -122,22 +123,29 @@ def load(path: Path, *, identity: str, parameters: Mapping[str, nn.Parameter], o
             where=str(path.parent.parent),
             remedy="Put them back as they were, or start a new run with `fledge train`.",
         )
-    tensors = load_file(path / STATE)
+    tensors = map_safetensors(path / STATE)
     _fill(parameters, tensors)
     for name, parameter in parameters.items():
         prefix = f"state.{name}."
-        moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        moments = {key.removeprefix(prefix): _read(value) for key, value in tensors.items() if key.startswith(prefix)}
         if moments:
             optimizer.state[parameter] = moments
-    torch.set_rng_state(tensors["rng"])
+    torch.set_rng_state(_read(tensors["rng"]))
     return int(str(manifest["step"]))
 
 
 @torch.no_grad()
-def _fill(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+def _fill(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, StoredTensor]) -> None:
     for name, parameter in parameters.items():
-        stored = tensors[f"parameter.{name}"]
+        stored = _read(tensors[f"parameter.{name}"])
         parameter.copy_(stored.view(parameter.dtype) if stored.dtype == torch.int16 else stored)
+
+
+def _read(stored: StoredTensor) -> Tensor:
+    """Return a tensor of a checkpoint. One at a time is held twice, as the file and as what is made of it."""
+    copied = torch.frombuffer(bytearray(stored.raw.data), dtype=DTYPES[stored.dtype]).reshape(stored.shape)
+    forget_pages(stored.raw)
+    return copied
 
 
 def _storable(tensor: Tensor) -> Tensor:

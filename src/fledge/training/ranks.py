@@ -43,7 +43,7 @@ class Ranks:
         if self.size > 1:
             for parameter in parameters:
                 if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
+                    parameter.grad = torch.zeros_like(parameter, dtype=getattr(parameter, "grad_dtype", None))
                 dist.all_reduce(parameter.grad)
 
     def sum_numbers(self, numbers: Sequence[float]) -> list[float]:

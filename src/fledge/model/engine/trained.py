@@ -96,8 +96,9 @@ class Trained:
                 master[at : at + rows] = torch.from_numpy(weights.read(part)).to(dtype) + offset
                 at += rows
         parameter = nn.Parameter(master)
-        parameter.grad_dtype = sums_dtype(dtype)
-        grad = torch.zeros_like(master, dtype=parameter.grad_dtype)
+        if dtype != sums_dtype(dtype):
+            parameter.grad_dtype = sums_dtype(dtype)
+        grad = torch.zeros_like(master, dtype=sums_dtype(dtype))
         self.all[name] = TrainedTensor(parameter, grad, used, parts, offset)
 
     @property

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fledge.model.engine.compile import compile_at_once, compiled, cpu_flags, to_compile
-from fledge.model.hardware import BF16_FLAGS, DTYPES
+from fledge.model.engine.compile import compile_at_once, compiled, cpu_flags, multiplies_bfloat16, to_compile
+from fledge.model.hardware import DTYPES
 
 SURVEY = """
 import json, torch
@@ -107,24 +107,40 @@ def test_without_avx512_float32_is_chosen_and_the_reason_told() -> None:
         assert str(told["reason"]).endswith("the speed of float32 without AVX-512 (ONEDNN_MAX_CPU_ISA=AVX2) (measured)")
 
 
-@pytest.mark.skipif("avx512f" not in Path("/proc/cpuinfo").read_text(), reason="every other test is this one here")
-def test_the_kernels_below_avx512_are_exact_too() -> None:
-    tests = str(Path(__file__).with_name("test_engine.py"))
-    chosen = "plain_computation and compiled and (smollm2 or gemma3-caps)"
+def run_tests(file: str, chosen: str, limit: str) -> str:
+    """Run tests of another file in a process that stays below a limit; return what pytest says at the end."""
+    tests = str(Path(__file__).with_name(file))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", tests, "-k", chosen],
         capture_output=True,
         text=True,
-        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": limit},
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "4 passed" in done.stdout
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.skipif("avx512f" not in cpu_flags(), reason="every other test is this one here")
+def test_the_kernels_below_avx512_are_exact_too() -> None:
+    chosen = "plain_computation and compiled and (smollm2 or gemma3-caps)"
+    assert "4 passed" in run_tests("test_engine.py", chosen, "AVX2")
+
+
+@pytest.mark.skipif(
+    "amx_bf16" not in cpu_flags(), reason="this processor has no tiles: every other test is this one here"
+)
+def test_the_kernels_without_tiles_are_exact_too() -> None:
+    limit = "AVX512_CORE_BF16"
+    with_tiles, without = (survey(**limits)["rates"] for limits in ({}, {"ONEDNN_MAX_CPU_ISA": limit}))
+    assert isinstance(with_tiles, dict) and isinstance(without, dict)
+    assert with_tiles["bfloat16"] > 1.5 * without["bfloat16"], "the limit reaches our own products"
+    assert "failed" not in run_tests("test_kernels.py", "product and bfloat16", limit)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not BF16_FLAGS & set(cpu_flags()), reason="this processor has no bfloat16 products")
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor has no bfloat16 products")
 def test_busy_neighbours_do_not_decide_what_a_run_is_computed_in() -> None:
     quiet = survey()["dtype"]
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fledge.model.engine.compile import below_avx512, compile_at_once, cpu_flags, to_compile
+from fledge.model.engine.compile import below_avx512, compile_at_once, multiplies_bfloat16, to_compile
 from fledge.model.engine.compiled import kernels_for
 from fledge.model.engine.kernels import Kernels, Layout
 from fledge.model.memory import memory_bytes
@@ -24,7 +24,6 @@ SURVEY_S, LEAST_ROUNDS, SLOW_S = 0.25, 5, 0.1
 # A processor that multiplies bfloat16 by itself is given so long to find a quiet moment, and is believed afterwards
 # unless it was clearly slower: on a quiet machine it is twice as fast or more, so what was measured was its neighbours.
 PATIENCE_S, UNBELIEVED = 4.0, 0.6
-BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def survey(say: Callable[[str], None] = lambda _: None) -> Machine:
     if to_compile(list(DTYPES.values())):
         say("compiles its kernels for this processor: some ten seconds, once")
         compile_at_once(list(DTYPES.values()))
-    able = bool(BF16_FLAGS.intersection(cpu_flags())) and not below_avx512()
+    able = multiplies_bfloat16()
     rates = _rates(patient=able)
     dtype, reason = _choose(rates["bfloat16"] / rates["float32"], able=able)
     total, free = memory_bytes()

@@ -142,7 +142,9 @@ def _digest(*parts: str) -> str:
 def _machine_flags() -> list[str]:
     if os.uname().machine in ("aarch64", "arm64"):
         return ["-mcpu=native"]
-    return ["-march=native", "-mno-avx512f"] if below_avx512() else ["-march=native"]
+    if below_avx512():
+        return ["-march=native", "-mno-avx512f"]
+    return ["-march=native", "-mno-amx-tile"] if below_amx() else ["-march=native"]
 
 
 def below_avx512() -> str:
@@ -151,6 +153,24 @@ def below_avx512() -> str:
     told = (f"{name}={value}" for name, value in limits.items() if value.startswith(("SSE", "AVX2", "DEFAULT")))
     avx = (f"{name}=AVX" for name, value in limits.items() if value == "AVX")
     return next(told, next(avx, ""))
+
+
+def below_amx() -> bool:
+    """Return whether a setting tells to do without the tiles of AMX."""
+    limit = os.environ.get(ISA_LIMITS[0], "").upper()
+    return bool(below_avx512()) or (limit.startswith("AVX") and "AMX" not in limit)
+
+
+def multiplies_bfloat16() -> bool:
+    """Return whether the processor multiplies bfloat16 by itself, and faster than float32, as far as its kind tells.
+
+    Intel's AVX512_BF16 is no faster than float32, its tiles (AMX) are by far; AMD's is twice as fast.
+    """
+    flags = frozenset(cpu_flags())
+    if "amx_bf16" in flags and not below_amx():
+        return True
+    amd = not flags.isdisjoint(("sse4a", "misalignsse"))
+    return not below_avx512() and ("bf16" in flags or ("avx512_bf16" in flags and amd))
 
 
 @functools.cache

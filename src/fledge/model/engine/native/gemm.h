@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "simd.h"
+#include "tiles.h"
 
 // vectors side by side in a panel, and rows of A that are held in registers at once
 #if VECTOR_BYTES == 64
@@ -217,6 +217,12 @@ template <class F> static INLINE void with_rows(int rows, F body) {
     default: return body(std::integral_constant<int, 6>());
   }
 }
+template <class F> static INLINE void with_constants(bool first, bool second, F body) {
+  if (first && second) return body(std::true_type(), std::true_type());
+  if (first) return body(std::true_type(), std::false_type());
+  if (second) return body(std::false_type(), std::true_type());
+  return body(std::false_type(), std::false_type());
+}
 template <class F> static INLINE void with_vectors(int vectors, F body) {
   switch (vectors) {
     case 1: return body(std::integral_constant<int, 1>());
@@ -294,17 +300,97 @@ constexpr i64 PACKED_DEPTH = 1024;
 // Of the rows of A that come next the first lines are asked for; from there on the processor sees where they lead.
 constexpr int ROW_LINES = 4;
 
+template <class T> static INLINE bool in_tiles() { return std::is_same<T, bf16>::value && TILES; }
+// So many rows of A are worked on at once, and what is packed is filled up with zeros to so many rows of B.
+template <class T> static INLINE i64 rows_at_once() { return in_tiles<T>() ? 2 * TILE_ROWS : ROWS; }
+template <class T> static INLINE i64 filled_up(i64 k) {
+  const i64 unit = in_tiles<T>() ? TILE_DEPTH : Format<T>::PAIR;
+  return (k + unit - 1) / unit * unit;
+}
+
+// A part of a term, packed. rest: [M, TILE_DEPTH] what of its rows of A does not fill a tile, and zeros.
+template <class T> struct Part {
+  const T *a, *panel, *rest;
+  i64 lda, k;
+};
+// What several threads at work on a product need for themselves.
+template <class T> struct Work {
+  T *packed;
+  Acc<T> *partial;
+  const T *rest[2];
+};
+
+// Sums of `rows` rows from `row` on, [rows][width] in `wait`, where those of earlier parts are unless this one begins.
+template <class T, class O, int NV>
+static INLINE void rows_in_registers(const Product<T, O> &p, const Part<T> *parts, int count, i64 row, int rows,
+                                     i64 column, int n, Acc<T> *wait, bool begins, bool ends) {
+  constexpr int L = LANES<T>, width = NV * L;
+  with_rows(rows, [&](auto mr) {
+    constexpr int MR = decltype(mr)::value;
+    for (int i = 0; i < count; i++)
+      for (i64 next = row + ROWS; next < std::min(row + 2 * ROWS, p.m); next++)
+        for (int line = 0; line < ROW_LINES; line++)
+          __builtin_prefetch((const char *)(parts[i].a + next * parts[i].lda) + line * 64, 0, 3);
+    Vec<T> acc[MR][NV] = {};
+    for (int i = 0; i < count; i++)
+      multiply<T, MR, NV>(parts[i].a + row * parts[i].lda, parts[i].lda, parts[i].panel, parts[i].k, width, acc);
+    if (!begins)
+      UNROLL for (int i = 0; i < MR * NV; i++) acc[i / NV][i % NV] += load<Acc<T>>(wait + i * L);
+    if (ends)
+      finish<T, O, MR, NV>(p, row, column, n, acc);
+    else
+      UNROLL for (int i = 0; i < MR * NV; i++) store<Acc<T>>(wait + i * L, acc[i / NV][i % NV]);
+  });
+}
+
+#if HAS_TILES
+template <bool TWO, int NT>
+static INLINE void columns_in_tiles(const Part<bf16> *parts, int count, i64 row, i64 column, int width, float *wait,
+                                    bool begins) {
+  if (begins)
+    clear_sums<TWO, NT>();
+  else
+    load_sums<TWO, NT>(wait + column, width);
+  for (int i = 0; i < count; i++) {
+    const Part<bf16> &part = parts[i];
+    const i64 whole = part.k / TILE_DEPTH * TILE_DEPTH;
+    const bf16 *panel = part.panel + 2 * column;
+    add_tiles<TWO, NT>(part.a + row * part.lda, part.lda, panel, width, whole);
+    if (whole < part.k) add_tiles<TWO, NT>(part.rest + row * TILE_DEPTH, TILE_DEPTH, panel + whole * width, width, TILE_DEPTH);
+  }
+  store_sums<TWO, NT>(wait + column, width);
+}
+
+// The same in tiles, which hold the sums of 32 rows by 32 columns.
+template <class O, int NV>
+static inline void rows_in_tiles(const Product<bf16, O> &p, const Part<bf16> *parts, int count, i64 row, int rows,
+                                 i64 column, int n, float *wait, bool begins, bool ends) {
+  constexpr int L = LANES<bf16>, width = NV * L;
+  // The compiler does not know that tiles read what was packed, and write what is read below.
+  asm volatile("" ::: "memory");
+  for (int half = 0; half < NV; half += 2)
+    with_constants(rows > TILE_ROWS, half + 1 < NV, [&](auto two, auto wide) {
+      columns_in_tiles<decltype(two)::value, decltype(wide)::value ? 2 : 1>(parts, count, row, half * L, width, wait, begins);
+    });
+  asm volatile("" ::: "memory");
+  if (!ends) return;
+  for (int done = 0; done < rows; done += ROWS)
+    with_rows(std::min(ROWS, rows - done), [&](auto mr) {
+      constexpr int MR = decltype(mr)::value;
+      Vec<bf16> acc[MR][NV];
+      UNROLL for (int i = 0; i < MR * NV; i++) acc[i / NV][i % NV] = load<float>(wait + done * width + i * L);
+      finish<bf16, O, MR, NV>(p, row + done, column, n, acc);
+    });
+}
+#endif
+
 // One panel of columns for rows first..last of A. Terms that fit are packed together and summed in registers; a deeper
 // product is cut, and between the cuts its sums wait in `partial`.
 template <class T, class O, int NV>
-static inline void panel_product(const Product<T, O> &p, i64 column, int n, i64 first, i64 last, T *packed,
-                                 Acc<T> *partial) {
-  constexpr int PAIR = Format<T>::PAIR, L = LANES<T>;
+static inline void panel_product(const Product<T, O> &p, i64 column, int n, i64 first, i64 last, const Work<T> &work) {
+  constexpr int L = LANES<T>;
   const int width = NV * L;
-  struct Part {
-    const T *a, *panel;
-    i64 lda, k;
-  } parts[2];
+  Part<T> parts[2];
   int waiting = 0, term = 0;
   i64 from = 0, depth = 0;
   bool begins = true;
@@ -313,11 +399,12 @@ static inline void panel_product(const Product<T, O> &p, i64 column, int n, i64 
     part.a += from;
     part.b += from * (part.layout == NK ? 1 : part.ldb);
     part.k = std::min(PACKED_DEPTH - depth, part.k - from);
-    const i64 groups = (part.k + PAIR - 1) / PAIR;
-    T *panel = packed + depth * width;
+    T *panel = work.packed + depth * width;
     pack(part, column, n, width, panel);
-    parts[waiting++] = {part.a, panel, part.lda, part.k};
-    depth += groups * PAIR;
+    const i64 packed = (part.k + Format<T>::PAIR - 1) / Format<T>::PAIR * Format<T>::PAIR, filled = filled_up<T>(part.k);
+    if (packed < filled) std::fill(panel + packed * width, panel + filled * width, T{});
+    parts[waiting++] = {part.a, panel, work.rest[term], part.lda, part.k};
+    depth += filled;
     from += part.k;
     if (from == p.term[term].k) term++, from = 0;
     const bool ends = term == p.terms;
@@ -328,26 +415,24 @@ static inline void panel_product(const Product<T, O> &p, i64 column, int n, i64 
     else if (column + PANEL<T> < p.n)
       ahead = ahead_of(p.term[0], column + PANEL<T>, std::min<i64>(PANEL<T>, p.n - column - PANEL<T>), 0,
                        std::min(PACKED_DEPTH, p.term[0].k));
-    for (i64 row = first; row < last; row += ROWS)
-      with_rows((int)std::min<i64>(ROWS, last - row), [&](auto mr) {
-        constexpr int MR = decltype(mr)::value;
-        Acc<T> *wait = partial + (row - first) * width;
-        ahead.ask((row - first) / ROWS, (last - first + ROWS - 1) / ROWS);
-        for (int i = 0; i < waiting; i++)
-          for (i64 next = row + ROWS; next < std::min(row + 2 * ROWS, last); next++)
-            for (int line = 0; line < ROW_LINES; line++)
-              __builtin_prefetch((const char *)(parts[i].a + next * parts[i].lda) + line * 64, 0, 3);
-        Vec<T> acc[MR][NV] = {};
-        for (int i = 0; i < waiting; i++)
-          multiply<T, MR, NV>(parts[i].a + row * parts[i].lda, parts[i].lda, parts[i].panel, parts[i].k, width,
-                              acc);
-        if (!begins)
-          UNROLL for (int i = 0; i < MR * NV; i++) acc[i / NV][i % NV] += load<Acc<T>>(wait + i * L);
-        if (ends)
-          finish<T, O, MR, NV>(p, row, column, n, acc);
-        else
-          UNROLL for (int i = 0; i < MR * NV; i++) store<Acc<T>>(wait + i * L, acc[i / NV][i % NV]);
-      });
+    const i64 step = rows_at_once<T>(), steps = (last - first + step - 1) / step;
+    for (i64 i = 0; i < steps; i++) {
+      const i64 row = first + i * step;
+      const int rows = (int)std::min(step, last - row);
+      ahead.ask(i, steps);
+#if HAS_TILES
+      if constexpr (std::is_same<T, bf16>::value)
+        if (TILES) {
+          if (i == 0 || rows < step) shape_tiles(std::min(rows, TILE_ROWS), std::max(rows - TILE_ROWS, 0));
+          // Where nothing waits for a later part, one block's worth of memory stays in the first cache.
+          Acc<T> *wait = work.partial + (begins && ends ? 0 : row - first) * width;
+          rows_in_tiles<O, NV>(p, parts, waiting, row, rows, column, n, wait, begins, ends);
+          continue;
+        }
+#endif
+      Acc<T> *wait = work.partial + (row - first) * width;
+      rows_in_registers<T, O, NV>(p, parts, waiting, row, rows, column, n, wait, begins, ends);
+    }
     begins = false, waiting = 0, depth = 0;
   }
 }
@@ -358,6 +443,18 @@ template <class N> static inline N *scratch(int slot, i64 count) {
   std::vector<char> &own = memory[slot];
   if (own.size() < count * sizeof(N) + 64) own = std::vector<char>(count * sizeof(N) + 64);
   return (N *)(((uintptr_t)own.data() + 63) / 64 * 64);
+}
+
+// [M, TILE_DEPTH]: the last columns of A, those that do not fill a tile, and zeros; null where there are none.
+template <class T> static inline const T *rest_of(const Term<T> &t, i64 rows, int slot) {
+  const i64 whole = t.k / TILE_DEPTH * TILE_DEPTH, left = t.k - whole;
+  if (!left) return nullptr;
+  T *rest = scratch<T>(slot, rows * TILE_DEPTH);
+  for (i64 row = 0; row < rows; row++) {
+    std::copy_n(t.a + row * t.lda + whole, left, rest + row * TILE_DEPTH);
+    std::fill_n(rest + row * TILE_DEPTH + left, TILE_DEPTH - left, T{});
+  }
+  return rest;
 }
 
 constexpr i64 FEW_ROWS = 96, FEW_ROWS_DEPTH = 256, DEEP = 8192;
@@ -385,22 +482,30 @@ template <class T, class O> static inline void product_share(const Product<T, O>
     }
     return;
   }
-  const i64 panels = (p.n + PANEL<T> - 1) / PANEL<T>, blocks = (p.m + ROWS - 1) / ROWS;
+  const i64 step = rows_at_once<T>();
+  const i64 panels = (p.n + PANEL<T> - 1) / PANEL<T>, blocks = (p.m + step - 1) / step;
   i64 from = panels * blocks * thread / threads;
   const i64 to = panels * blocks * (thread + 1) / threads;
-  i64 depth = Format<T>::PAIR * p.terms;
-  for (int t = 0; t < p.terms; t++) depth += p.term[t].k;
-  T *packed = scratch<T>(0, std::min(depth, PACKED_DEPTH + 2) * PANEL<T>);
-  Acc<T> *partial = depth > PACKED_DEPTH ? scratch<Acc<T>>(1, blocks * ROWS * PANEL<T>) : nullptr;
+  i64 depth = 0;
+  for (int t = 0; t < p.terms; t++) depth += filled_up<T>(p.term[t].k);
+  Work<T> work{};
+  work.packed = scratch<T>(0, std::min(depth, filled_up<T>(PACKED_DEPTH + 1)) * PANEL<T>);
+  if (depth > PACKED_DEPTH || in_tiles<T>())
+    work.partial = scratch<Acc<T>>(1, (depth > PACKED_DEPTH ? blocks : 1) * step * PANEL<T>);
+  if (in_tiles<T>())
+    for (int t = 0; t < p.terms; t++) work.rest[t] = rest_of(p.term[t], p.m, 12 + t);
   while (from < to) {
     const i64 panel = from / blocks, begin = from % blocks, end = std::min(blocks, begin + to - from);
     const i64 column = panel * PANEL<T>;
     const int n = (int)std::min<i64>(PANEL<T>, p.n - column);
     with_vectors((n + LANES<T> - 1) / LANES<T>, [&](auto nv) {
-      panel_product<T, O, decltype(nv)::value>(p, column, n, begin * ROWS, std::min(end * ROWS, p.m), packed, partial);
+      panel_product<T, O, decltype(nv)::value>(p, column, n, begin * step, std::min(end * step, p.m), work);
     });
     from += end - begin;
   }
+#if HAS_TILES
+  if (in_tiles<T>()) release_tiles();
+#endif
 }
 
 // Numbers of a result below which a second thread costs more than it saves.

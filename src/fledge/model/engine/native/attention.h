@@ -355,8 +355,10 @@ static void attend_backward(const Attention<T> &at, const AttentionGrad<T> &g, c
 template <class T> static void attention_forward(const Attention<T> &at, T *out, i64 ldo, Acc<T> *lse, int threads) {
   const auto shares = share_out(at, threads);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
-  for (int thread = 0; thread < threads; thread++)
+  for (int thread = 0; thread < threads; thread++) {
     for (const Task &task : shares[thread]) attend_forward(at, task, out, ldo, lse);
+    release_tiles();
+  }
 }
 
 // dk and dv of the own tokens go to [num_tokens, lddk] in T, those of the context are added to [num_context, kv * width].
@@ -373,6 +375,7 @@ static void attention_backward(const Attention<T> &at, const AttentionGrad<T> &g
       A *own = sums + 2 * count * thread;
       std::fill(own, own + 2 * count, (A)0);
       for (const Task &task : shares[thread]) attend_backward(at, g, task, own, own + count);
+      release_tiles();
     }
 #pragma omp for schedule(static)
     for (i64 i = 0; i < keys; i++)

@@ -217,12 +217,6 @@ template <class F> static INLINE void with_rows(int rows, F body) {
     default: return body(std::integral_constant<int, 6>());
   }
 }
-template <class F> static INLINE void with_constants(bool first, bool second, F body) {
-  if (first && second) return body(std::true_type(), std::true_type());
-  if (first) return body(std::true_type(), std::false_type());
-  if (second) return body(std::false_type(), std::true_type());
-  return body(std::false_type(), std::false_type());
-}
 template <class F> static INLINE void with_vectors(int vectors, F body) {
   switch (vectors) {
     case 1: return body(std::integral_constant<int, 1>());
@@ -423,7 +417,7 @@ static inline void panel_product(const Product<T, O> &p, i64 column, int n, i64 
 #if HAS_TILES
       if constexpr (std::is_same<T, bf16>::value)
         if (TILES) {
-          if (i == 0 || rows < step) shape_tiles(std::min(rows, TILE_ROWS), std::max(rows - TILE_ROWS, 0));
+          shape_tiles(rows);
           // Where nothing waits for a later part, one block's worth of memory stays in the first cache.
           Acc<T> *wait = work.partial + (begins && ends ? 0 : row - first) * width;
           rows_in_tiles<O, NV>(p, parts, waiting, row, rows, column, n, wait, begins, ends);
@@ -503,9 +497,7 @@ template <class T, class O> static inline void product_share(const Product<T, O>
     });
     from += end - begin;
   }
-#if HAS_TILES
-  if (in_tiles<T>()) release_tiles();
-#endif
+  release_tiles();
 }
 
 // Numbers of a result below which a second thread costs more than it saves.
@@ -540,6 +532,9 @@ template <class T> static inline void pack_all(const Term<T> &t, i64 n, T *packe
   }
 }
 
+// From so many rows on the tiles are worth shaping.
+constexpr i64 WORTH_TILES = 8;
+
 // C[rows, n rounded up to vectors] = or += A[rows, k] * the first n columns and k rows of a B that was packed with
 // packed_n columns and packed_k rows. On one thread: the small products inside attention.
 template <class T>
@@ -551,6 +546,15 @@ static void block_product(const T *a, i64 lda, i64 rows, const T *packed, i64 n,
     const int vectors = (int)((std::min<i64>(PANEL<T>, n - column) + L - 1) / L);
     const int width = (int)((std::min<i64>(PANEL<T>, packed_n - column) + L - 1) / L * L);
     const T *panel = packed + column * packed_groups * PAIR;
+    i64 done = 0;
+#if HAS_TILES
+    if constexpr (std::is_same<T, bf16>::value)
+      if (TILES && rows >= WORTH_TILES && k >= TILE_DEPTH) {
+        done = k / TILE_DEPTH * TILE_DEPTH;
+        block_in_tiles(a, lda, rows, panel, width, vectors, done, c + column, ldc, add);
+        if (done == k) continue;
+      }
+#endif
     with_vectors(vectors, [&](auto nv) {
       constexpr int NV = decltype(nv)::value;
       for (i64 row = 0; row < rows; row += ROWS)
@@ -558,11 +562,11 @@ static void block_product(const T *a, i64 lda, i64 rows, const T *packed, i64 n,
           constexpr int MR = decltype(mr)::value;
           Vec<T> acc[MR][NV] = {};
           Acc<T> *out = c + row * ldc + column;
-          multiply<T, MR, NV>(a + row * lda, lda, panel, k, width, acc);
+          multiply<T, MR, NV>(a + row * lda + done, lda, panel + done * width, k - done, width, acc);
           UNROLL for (int m = 0; m < MR; m++)
             UNROLL for (int v = 0; v < NV; v++) {
               Acc<T> *to = out + m * ldc + v * L;
-              store<Acc<T>>(to, add ? load<Acc<T>>(to) + acc[m][v] : acc[m][v]);
+              store<Acc<T>>(to, add || done ? load<Acc<T>>(to) + acc[m][v] : acc[m][v]);
             }
         });
     });

@@ -174,8 +174,9 @@ def run(who: str, model: Path, rows: Path, objective: str, options: dict[str, An
     return rate
 
 
-def compare(model: Path, rows: Path, objective: str, *, rounds: int) -> dict[str, float]:
-    trials = {json.dumps(options): run("trl-tuned", model, rows, objective, options) for options in SETTINGS}
+def compare(model: Path, rows: Path, objective: str, *, rounds: int, tuned: Any = None) -> dict[str, float]:
+    settings = SETTINGS if tuned is None else [tuned]
+    trials = {json.dumps(options): run("trl-tuned", model, rows, objective, options) for options in settings}
     best = json.loads(max(trials, key=trials.__getitem__))
     found: dict[str, list[float]] = {"trl-default": [], "trl-tuned": [], "fledge": []}
     for _ in range(rounds):
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="pairs, one a line; without: made of the shipped example")
     parser.add_argument("--objectives", nargs="+", default=["dpo", "kto"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tuned", type=json.loads, help="TRL's settings, where they are known: none are tried")
     parser.add_argument("--name", default="the example's answers")
     parser.add_argument("--one", choices=["fledge", "trl-default", "trl-tuned"], help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
@@ -213,7 +215,7 @@ def main() -> None:
         if rows is None:
             write_pairs(rows := Path(folder) / "pairs.jsonl")
         for objective in told.objectives:
-            figures = compare(model, rows, objective, rounds=told.rounds)
+            figures = compare(model, rows, objective, rounds=told.rounds, tuned=told.tuned)
             for name, value in figures.items():
                 print(f"{objective}: {name} = {value:,.4g}")
             reached = "reached" if figures["over trl-default"] >= TARGET else "MISSED "

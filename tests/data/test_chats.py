@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from fledge.data.chat_notes import said_in
 from fledge.data.formats import read_records, taught_of
-from fledge.data.readers.chat_notes import said_in
 from fledge.data.sources import open_source
 from fledge.errors import DataError
 from fledge.records import Conversation
@@ -242,6 +242,30 @@ def test_names_of_instagram_are_letters_too(tmp_path: Path) -> None:
     (conversation,), why = read(path, me="Jürgen")
     assert said(conversation) == [("user", "Hello!"), ("assistant", "Schön!")]
     assert "'Jürgen'" in read(path)[1] and "'Jürgen'" in why
+
+
+def test_hearts_and_attachments_of_instagram_are_not_said_by_anybody(tmp_path: Path) -> None:
+    told = [
+        ("Ann", "Hello!"),
+        ("Ann", "Ann sent an attachment."),
+        ("Bob", "Hi Ann."),
+        ("Ann", "Liked a message"),
+        ("Bob", "Reacted \u2764\ufe0f to your message "),
+        ("Ann", "She sent an attachment."),
+        ("Bob", "I liked a message."),
+    ]
+    messages = [
+        {"sender_name": who, "timestamp_ms": 1000 * n, "content": text.encode().decode("latin-1")}
+        for n, (who, text) in enumerate(told)
+    ]
+    (path := tmp_path / "message_1.json").write_text(json.dumps({"messages": messages}))
+    (conversation,), _ = read(path, me="Bob")
+    assert said(conversation) == [
+        ("user", "Hello!"),
+        ("assistant", "Hi Ann."),
+        ("user", "She sent an attachment."),
+        ("assistant", "I liked a message."),
+    ]
 
 
 def test_what_chatgpt_says_to_programs_is_no_reply(tmp_path: Path) -> None:

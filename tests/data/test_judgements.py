@@ -55,6 +55,20 @@ def test_one_bad_answer_among_many_that_nobody_judged_is_not_taught() -> None:
     assert "label that says good or bad" in str(told[-1])
 
 
+def test_the_first_to_judge_may_come_late_and_is_not_taught() -> None:
+    """The form is decided by the first rows, in which nobody had judged yet."""
+    unsaid = [None] * 150 + [...] * 100
+    [*taught, told] = read_records(rows_of(*unsaid, "down", column="vote")).records
+    assert all(isinstance(one, Conversation) for one in taught)
+    assert isinstance(told, Finding)
+    assert str(told).startswith("r:250: 'vote' says that it is bad")
+    for form in ("judged", "question_answer"):
+        [*_, last] = read_records(rows_of(*unsaid, "down", column="vote"), form=form).records
+        assert isinstance(last, Judged if form == "judged" else Conversation)
+    # What is no verdict there is none here.
+    assert not [one for one in read_records(rows_of(*unsaid, "history")).records if isinstance(one, Finding)]
+
+
 def test_an_unknown_label_is_told_with_what_it_says() -> None:
     [_, told] = read_records(rows_of("up", "meh", column="vote")).records
     assert "'vote' is 'meh', neither good nor bad." in str(told)

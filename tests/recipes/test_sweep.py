@@ -175,6 +175,21 @@ def test_values_that_cannot_be_trained_are_told_and_the_others_go_on(tmp_path: P
     assert odd["why"] in Path(result["page"]).read_text(encoding="utf-8").replace("&#x27;", "'")
 
 
+def test_methods_are_tried_each_with_the_knobs_that_it_hears(tmp_path: Path) -> None:
+    project = make_project(tmp_path, epochs=1)
+    space = ("method=lora,full", "train.rank=2,4", "train.optimizer=adamw,adamw8bit")
+    result = begin(project, Wish(space), Stage())
+    assert {trial["state"] for trial in result["trials"]} == {"done"}
+    own = [trial for trial in result["trials"] if trial["same_as"] is None]
+    heard = [(t["knobs"]["method"], t["knobs"]["train.rank" if t["knobs"]["method"] == "lora" else "train.optimizer"])
+             for t in own]  # fmt: skip
+    assert len(result["trials"]) == 8
+    assert sorted(heard) == [("full", "adamw"), ("full", "adamw8bit"), ("lora", 2), ("lora", 4)]
+    unheard = "train.rank" if result["best"]["knobs"]["method"] == "full" else "train.optimizer"
+    assert "method=" in result["command"] and unheard not in result["command"]
+    load_config(project, result["command"].split()[2:])
+
+
 def test_time_that_is_over_begins_no_trial(tmp_path: Path) -> None:
     project = make_project(tmp_path, epochs=1)
     words: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 # The more telling name comes first: a row with 'question' and 'input' asks its question.
@@ -59,5 +60,11 @@ def find(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
     for name in names:
         if name in values:
             return name
-    own = {spelled(key): key for key in values}
+    return _find_spelled(tuple(values), tuple(names))
+
+
+@lru_cache(maxsize=1024)
+def _find_spelled(keys: tuple[str, ...], names: tuple[str, ...]) -> str | None:
+    # The rows of a file have the same few sets of columns.
+    own = {spelled(key): key for key in keys}
     return next((own[name] for name in names if name in own), None)

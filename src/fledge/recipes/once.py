@@ -18,6 +18,16 @@ from fledge.training.batch import Memory, to_tokens
 
 TOKENS_AT_ONCE = 1024
 
+# Knobs of `train` that only some methods hear.
+OF_ADAPTERS = ("rank", "targets", "dropout", "rslora", "dora", "after_prompt", "lora_plus")
+OF_FULL = ("optimizer", "masters")
+
+
+def deaf_to(method: str) -> dict[str, object]:
+    """Return the knobs that a method does not hear, by their dotted names, each as it has to be left."""
+    names, usual = OF_ADAPTERS if method == "full" else OF_FULL, TrainConfig()
+    return {f"train.{name}": getattr(usual, name) for name in names}
+
 
 def check_options(config: Config, weights: Weights, *, plain: str) -> None:
     """Raise ConfigError where options cannot be had with this model or each other, before anything is written."""
@@ -34,7 +44,7 @@ def check_options(config: Config, weights: Weights, *, plain: str) -> None:
     remedy = "Leave one of them out."
     if config.method == "full":
         _check_full(config, plain)
-    elif told := [name for name in ("optimizer", "masters") if getattr(train, name) != getattr(TrainConfig(), name)]:
+    elif told := [name for name in OF_FULL if getattr(train, name) != getattr(TrainConfig(), name)]:
         problem = f"train.{told[0]} is of method full: beside an adapter there is little to keep."
         raise ConfigError("config.bad_value", problem, where="train", remedy="Leave it out, or take method: full.")
     if train.layers is not None and layer_range(train.layers).stop > shape.num_layers:
@@ -76,8 +86,7 @@ def _odd_rollouts(config: Config, shape: Shape) -> str:
 def _check_full(config: Config, plain: str) -> None:
     """Raise ConfigError where a knob of adapters is set though all weights are trained, or what cannot be combined."""
     train, usual = config.train, TrainConfig()
-    of_adapters = ("rank", "targets", "dropout", "rslora", "dora", "after_prompt", "lora_plus")
-    told = [f"train.{name}" for name in of_adapters if getattr(train, name) != getattr(usual, name)]
+    told = [f"train.{name}" for name in OF_ADAPTERS if getattr(train, name) != getattr(usual, name)]
     problem, remedy = "", "Leave it out, or take method: lora."
     if told:
         problem = f"it has no adapter, to which {', '.join(told)} would belong."

@@ -171,14 +171,16 @@ def _first_values(sweep: Sweep) -> list[dict[str, Any]]:
 
 def _take(sweep: Sweep, trial: Going, study: Study, stage: Stage) -> None:
     """Train one trial to its end, or to where it falls behind, and keep what came out."""
-    again = next((other for other in study.trials() if other.values == trial.values and other.value is not None), None)
+    heard = sweep.heard(trial.values)
+    done = (other for other in study.trials() if other.value is not None)
+    again = next((other for other in done if sweep.heard(other.values) == heard), None)
     if again is not None and again.value is not None:
         trial.note(**again.told, same_as=again.number)
         trial.done(again.value)
         return
     run = sweep.folder.run(trial.number)
     best = study.best()
-    words = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in trial.values.items())
+    words = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in heard.items())
     best_words = "" if best is None or best.value is None else f"  best {best.value:.3f} (trial {best.number + 1})"
 
     def on_step(step: Step) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from fledge.config import Config
 from fledge.errors import RunError, writing
 from fledge.project import RunFolder
+from fledge.recipes.once import deaf_to
 from fledge.recipes.setup import Setup
 from fledge.recipes.space import Choices, Swept, from_record, with_values
 from fledge.training.evaluations import most_looks
@@ -69,7 +70,16 @@ class Sweep:
 
     def config_of(self, values: Mapping[str, Any]) -> Config:
         """Return the knobs of a trial; held-out rows are looked at after the same shares of every trial."""
-        return with_values(self.config, {**self.fixed, **values, "train.eval_every": self.looks_every(values)})
+        told = {**self.fixed, **values, "train.eval_every": self.looks_every(values)}
+        return with_values(self.config, told | self._deaf_to(values))
+
+    def heard(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a trial hears of its values: where methods are tried, not what another one asks for."""
+        deaf = self._deaf_to(values)
+        return {name: value for name, value in values.items() if name not in deaf}
+
+    def _deaf_to(self, values: Mapping[str, Any]) -> dict[str, object]:
+        return deaf_to(values["method"]) if "method" in values else {}
 
     def epochs(self, values: Mapping[str, Any]) -> float:
         return float(values.get("train.epochs", self.fixed["train.epochs"]))
@@ -79,8 +89,9 @@ class Sweep:
 
     def command(self, values: Mapping[str, Any]) -> str:
         """Return what to type for a run of the project that learns and looks as the trial with these values did."""
-        told = {**values, "train.eval_every": self.looks_every(values)}
-        parts = [*self.given, *(f"{name}={_typed(value)}" for name, value in told.items())]
+        told = {**self.heard(values), "train.eval_every": self.looks_every(values)}
+        given = [one for one in self.given if one.partition("=")[0] not in self._deaf_to(values)]
+        parts = [*given, *(f"{name}={_typed(value)}" for name, value in told.items())]
         return shlex.join(["fledge", "train", *parts])
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fledge.data.chat_notes import is_of_sending, said_in
 from fledge.data.forms.turns import RowFault, check_order
 from fledge.records import Conversation, Message
 
@@ -166,9 +167,10 @@ def _said(item: Mapping[str, Any]) -> Said | None:
         # Telegram writes bold words and links as parts of their own.
         pieces = [part.get("text", "") if isinstance(part, Mapping) else part for part in held]
         held = " ".join(piece.strip() for piece in pieces if isinstance(piece, str) and piece.strip())
-    if author is None or not isinstance(held, str) or not held.strip() or item.get("type") == "service":
+    if author is None or not isinstance(held, str) or item.get("type") == "service":
         return None
-    return Said(author, _unmangled(held.strip()), _time(item))
+    text = said_in(_unmangled(held))
+    return Said(author, text, _time(item)) if text and not is_of_sending(text, author) else None
 
 
 def _unmangled(text: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fledge.data import columns
 from fledge.data.forms.conversations import group_of, has_turns, prompt_of, row_tools, with_system
 from fledge.data.forms.turns import FILL, RowFault, check_order, parse_json, text_of, turns_of
-from fledge.records import Judged, Message
+from fledge.records import Judged, Message, Record
 
 Values = Mapping[str, Any]
 Turns = tuple[Message, ...]
@@ -82,6 +82,22 @@ def are_judged(rows: Sequence[Values]) -> bool:
     if any(number not in (-1, 0, 1) for number in numbers):
         return False
     return 0 < len(said) <= 2 * sum(verdict(value) is not None for value in said)
+
+
+def are_unsaid(rows: Sequence[Values]) -> bool:
+    """Whether none of the rows holds a label, so that a later one may be the first to judge."""
+    return all((key := label_of(row)) is None or _unsaid(row[key]) for row in rows)
+
+
+def unless_bad(read: Callable[[Values], Sequence[Record]], values: Values) -> Sequence[Record]:
+    """Return the records of a row as `read` has it. Raises RowFault for one that is found bad: it would be taught."""
+    key = label_of(values)
+    if key is not None and verdict(values[key]) is False:
+        raise RowFault(
+            f"'{key}' says that it is bad, the first one to say anything in this file.",
+            "Name data.format: judged, or the form whose rows are all to be learnt.",
+        )
+    return read(values)
 
 
 def unclear_rating(rows: Sequence[Values]) -> str | None:

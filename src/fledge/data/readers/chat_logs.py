@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fledge.data.readers.chat_notes import said_in
+from fledge.data.chat_notes import said_in
 from fledge.data.readers.opening import Encoding, lines_of, open_text
 from fledge.errors import Finding
 from fledge.records import Row

@@ -1,6 +1,7 @@
 """What messaging programs write in place of what somebody said: a picture, a call, a message taken back or changed.
 
-In the wording of WhatsApp in English, German, French, Spanish, Italian, Portuguese and Dutch.
+In the wording of WhatsApp in English, German, French, Spanish, Italian, Portuguese and Dutch, and of Instagram and
+Messenger in English, German, French and Spanish.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ _INSTEAD = re.compile(
     "|(?:video)?chiamata (?:di gruppo |vocale |video )*persa"
     "|(?:chamada|ligação) (?:de voz |de vídeo |em grupo )*perdida"
     "|gemiste (?:groeps)?-?(?:spraak|video|audio)?-?(?:oproep|gesprek)"
+    # a heart
+    "|liked a message|reacted .{1,12} to your message|hat (?:mit )?.{1,12} auf deine nachricht reagiert"
+    "|(?:dir )?gefällt eine nachricht|a aimé un message|a réagi (?:avec )?.{1,12} à votre message"
+    "|le gustó un mensaje|reaccionó con .{1,12} a tu mensaje"
     # the program itself
     "|(?:waiting for this message|warten auf diese nachricht|en attente de ce message|esperando este mensaje)[^\\n]*"
     "|[^\\n]{0,40}(?:messages|nachrichten|mensajes|messaggi|mensagens|berichten)[^\\n]{0,60}"
@@ -62,6 +67,14 @@ _EDITED = re.compile(
     r"|dit bericht (?:is|werd) bewerkt)\.?>\s*\Z",
     re.IGNORECASE,
 )
+
+
+_SENT = ("sent an attachment", "hat einen Anhang gesendet", "a envoyé une pièce jointe", "envió un archivo adjunto")
+
+
+def is_of_sending(text: str, author: str) -> bool:
+    """Whether a message says no more than that its author sent something, as Instagram puts it."""
+    return text.rstrip(".") in {f"{name} {sent}" for name in (author, "You") for sent in _SENT}
 
 
 def said_in(text: str) -> str:

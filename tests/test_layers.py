@@ -23,7 +23,7 @@ LAYERS = {
     "data": 1, "runtime": 1, "rewards": 1,
     "model": 2,
     "objective": 3,
-    "training": 4, "evaluation": 4, "release": 4,
+    "training": 4, "evaluation": 4, "release": 4, "advise": 4,
     "recipes": 6,
     "api": 7, "cli": 7, "__main__": 8,
 }  # fmt: skip

@@ -167,3 +167,16 @@ def test_a_full_disk_while_exporting_leaves_no_file(tmp_path: Path, starter_gguf
     assert "cannot write" in told(limited)
     release = folder / "runs" / "0001-sft-smollm2-135m" / "release"
     assert not list(release.rglob("*")) if release.exists() else True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--ram", "much"], ["--ram much", "a size such as 4GB"]),
+        (["--method", "loraa"], ["--method loraa", "There are: lora, qlora, full"]),
+        (["smolm2-135m"], ["no model 'smolm2-135m'", "did you mean 'smollm2-135m'"]),
+    ],
+)
+def test_advice_on_what_is_not_there_is_one_line(arguments: list[str], expected: list[str], tmp_path: Path) -> None:
+    error = told(fledge("advise", "fit", *arguments, "--no-probe", cwd=tmp_path))
+    assert all(part in error for part in expected), error

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from fledge import __version__
-from fledge.cli import chat, data, demo, doctor, evaluate, models, new, release, reward, runs, sweep, train
+from fledge.cli import advise, chat, data, demo, doctor, evaluate, models, new, release, reward, runs, sweep, train
 from fledge.errors import FledgeError, SetupError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command()(new.new)
 app.command()(doctor.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
+app.add_typer(advise.app, name="advise")
 app.add_typer(reward.app, name="reward")
 app.command()(train.train)
 app.command()(sweep.sweep)

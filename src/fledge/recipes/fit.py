@@ -1,0 +1,316 @@
+"""What fits: every model by every method and type of file, in memory, bytes and time on this machine, before anything
+is fetched.
+
+Memory is what the plan of a run says for a model of that shape, time what a few of its layers were timed with, the file
+what its tensors take in their types.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fledge.advise.serving import CACHE_TYPES, cache_bytes, serving
+from fledge.config import Config, TrainConfig
+from fledge.data.course import plain
+from fledge.errors import ModelError, TrainError
+from fledge.model import catalog
+from fledge.model.catalog_shape import shape_of
+from fledge.model.causal import CausalModel
+from fledge.model.engine.decoder import held_bytes
+from fledge.model.hardware import DTYPES, Machine, survey
+from fledge.model.lora import layer_of
+from fledge.model.memory import rss_bytes
+from fledge.model.random_weights import RandomWeights
+from fledge.model.shape import Shape, shape_from_config
+from fledge.model.weights import Weights, open_weights
+from fledge.records import Example
+from fledge.release import quantize
+from fledge.training.auto import Means, lora_settings, resolve
+from fledge.training.batch import Batch, batches, num_steps
+from fledge.training.memory_plan import MemoryPlan
+from fledge.training.optim import adamw, optimizer_of
+from fledge.training.probe import Rate, probe
+
+METHODS, TYPES = ("lora", "qlora", "full"), ("q8_0", "q4_k_m")
+# What is assumed where there are no rows to look at.
+ROWS, ROW_TOKENS, TAUGHT, CONTEXT = 300, 256, 0.5, 2048
+# Fewer than any vocabulary has.
+TOKENS = 30_000
+# What an operating system and a browser leave of a machine's memory.
+LEFT = 0.8
+# Machines as they are sold.
+MACHINES = tuple(gigabytes * 10**9 for gigabytes in (4, 8, 16, 24, 32, 64, 96, 128, 192, 256, 512, 1024))
+# The vocabulary of a GGUF file: texts, scores, types and merges, bytes a token (28 in the starter's).
+VOCABULARY_BYTES = 28
+ENDLESS = "1000000GB"
+# Lengths of conversations at which growth is told.
+LENGTHS = (512, 2048, 4096, 8192, 16_384, 32_768, 65_536)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for. ram_bytes: of the machine it is for, None for this one. models: catalog names or folders."""
+
+    ram_bytes: int | None = None
+    models: Sequence[str] = ()
+    methods: Sequence[str] = METHODS
+    types: Sequence[str] = TYPES
+    rows: int = ROWS
+    tokens: int = ROW_TOKENS
+    context_tokens: int = CONTEXT
+    cache_type: str = "f16"
+    measure: bool = True
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may be chosen."""
+
+    name: str
+    shape: Shape
+    licence: str
+
+    @property
+    def num_params(self) -> int:
+        return sum(map(math.prod, self.tensors.values()))
+
+    @property
+    def tensors(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of each tensor by its GGUF name."""
+        weights = RandomWeights(self.shape, self.shape.num_layers)
+        return {weights.weights[name].gguf: weights.tensor_shape(name) for name in weights.names()}
+
+    def types(self, kind: str) -> dict[str, str]:
+        """Return the ggml type of each tensor in a file of this kind."""
+        return quantize.plan(kind, self.tensors, num_layers=self.shape.num_layers, tied=self.shape.tied)
+
+    def file_bytes(self, kind: str) -> int:
+        types, tensors = self.types(kind), self.tensors
+        held = sum(quantize.num_bytes(types[name], shape) for name, shape in tensors.items())
+        return held + VOCABULARY_BYTES * self.shape.vocab_size
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training a candidate takes. why: what stands in its way, or how it was made to fit."""
+
+    plan: MemoryPlan
+    config: Config
+    fits: bool
+    why: str
+    least_bytes: int
+    tokens: int = 0
+
+
+def candidates(models: Sequence[str], project: Path) -> list[Candidate]:
+    """Return the models that are named, or all of the catalog. Raises ModelError where a name is none."""
+    if not models:
+        return [_known(model) for model in catalog.MODELS.values()]
+    return [_candidate(name, project) for name in models]
+
+
+def _known(model: catalog.CatalogModel) -> Candidate:
+    return Candidate(model.name, shape_of(model), model.licence)
+
+
+def _candidate(name: str, project: Path) -> Candidate:
+    path = project / name
+    if (path / "config.json").is_file():
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return Candidate(path.name, shape_from_config(config, where=str(path)), "unknown")
+    if path.suffix == ".gguf" and path.is_file():
+        return Candidate(path.name, open_weights(path).shape, "unknown")
+    try:
+        return _known(catalog.get(name))
+    except ModelError as error:
+        raise ModelError(
+            error.code, error.message, where=error.where, remedy=f"{error.remedy} A folder with a config.json does too."
+        ) from None
+
+
+def random_rows(wish: Wish) -> list[Example]:
+    """Return rows of the wished length that share nothing: what is assumed where there is no data."""
+    numbers = random.Random(0)
+    prompt = round(wish.tokens * (1 - TAUGHT))
+    weights = [0.0] * prompt + [1.0] * (wish.tokens - prompt)
+    return [Example([numbers.randrange(TOKENS) for _ in weights], weights, "") for _ in range(wish.rows)]
+
+
+def train_of(
+    candidate: Candidate, method: str, kind: str, rows: Sequence[Example], machine: Machine, budget_bytes: int
+) -> Training:
+    """Return what training takes. kind: the type of the file that a quantised base is trained over.
+
+    Where nothing fits into the budget, the least that there is, and the change that would make it fit.
+    """
+    shape = candidate.shape
+    layer = RandomWeights(shape, 1)
+    per_layer = sum(math.prod(layer.tensor_shape(name)) for name in layer.names() if layer_of(name) == 0)
+    course = plain(len(rows), seed=0)
+    types = candidate.types(kind)
+
+    def stored_bytes(dtype: str) -> int:
+        return held_bytes(RandomWeights(shape, shape.num_layers, stored=types), DTYPES[dtype])
+
+    means = Means(
+        shape, candidate.num_params, machine, rss_bytes(), layer_params=per_layer,
+        stored_bytes=stored_bytes if method == "qlora" else None,
+    )  # fmt: skip
+    knobs: dict[str, Any] = {"ram": f"{budget_bytes / 1e6:.0f}MB", "eval_every": 0.0}
+    asked = Config(model=candidate.name, method=method, train=TrainConfig(**knobs))
+    free = asked.train.model_copy(update={"ram": ENDLESS, "recompute": True, "tokens_per_piece": 256})
+    spared, _, least = resolve(asked.model_copy(update={"train": free}), rows, (), course=course, means=means)
+    try:
+        config, _, plan = resolve(asked, rows, (), course=course, means=means)
+    except TrainError as error:
+        return _with_tokens(Training(least, spared, False, error.remedy, least.bytes), rows)
+    why = "what layers compute is computed twice, to save memory" if plan.recompute else ""
+    return _with_tokens(Training(plan, config, True, why, min(least.bytes, plan.bytes)), rows)
+
+
+def _with_tokens(training: Training, rows: Sequence[Example]) -> Training:
+    """Return it with the distinct tokens that its steps compute."""
+    train = training.config.train
+    assert train.epochs != "auto" and train.rows_per_step != "auto"
+    once = math.ceil(len(rows) / train.rows_per_step)
+    epoch = _steps(rows, train, once)
+    steps = num_steps(len(rows), epochs=train.epochs, rows_per_step=train.rows_per_step)
+    return replace(training, tokens=round(sum(batch.num_tokens for batch in epoch) * steps / once))
+
+
+def _steps(rows: Sequence[Example], train: TrainConfig, count: int) -> Iterator[Batch]:
+    assert train.rows_per_step != "auto" and train.tokens_per_piece != "auto"
+    return batches(
+        rows,
+        rows_per_step=train.rows_per_step,
+        tokens_per_piece=train.tokens_per_piece,
+        course=plain(len(rows), seed=0),
+        first_step=0,
+        steps=count,
+    )
+
+
+def rate_of(candidate: Candidate, training: Training, types: Mapping[str, str], rows: Sequence[Example]) -> Rate:
+    """Return how fast steps like the run's own go here: some layers of the shape, with random numbers, are timed."""
+    train, method = training.config.train, training.config.method
+    assert train.dtype != "auto"
+    [batch] = _steps(rows, train, 1)
+
+    def trained(model: CausalModel, weights: Weights) -> torch.optim.Optimizer:
+        if method == "full":
+            model.train_weights(weights, None, masters=DTYPES[train.masters])
+            return optimizer_of(train.optimizer, model.parameters(), weight_decay=0.0)
+        model.add_adapter(lora_settings(train, weights.shape.num_layers), seed=0)
+        return adamw(model.parameters(), weight_decay=0.0)
+
+    return probe(
+        candidate.shape,
+        batch,
+        trained,
+        dtype=DTYPES[train.dtype],
+        recompute=training.plan.recompute,
+        stored=types if method == "qlora" else None,
+    )
+
+
+def fit(
+    project: Path, wish: Wish, *, say: Callable[[str], None], progress: Callable[[int, int, str], None]
+) -> dict[str, Any]:
+    """Return what the contract says of `fledge advise fit`: every option, what it takes, and whether it fits.
+
+    Raises ModelError for a model that is unknown or has no fast path.
+    """
+    machine = survey(say)
+    asked = wish.ram_bytes or machine.ram_bytes
+    budget = int(asked * LEFT)
+    rows = random_rows(wish)
+    chosen = candidates(wish.models, project)
+    jobs = [(one, method) for one in chosen for method in wish.methods]
+    options: list[dict[str, Any]] = []
+    for done, (one, method) in enumerate(jobs):
+        progress(done, len(jobs), f"{one.name} {method}")
+        options += _options(one, method, rows, machine, budget, wish)
+    progress(len(jobs), len(jobs), "")
+    found = asdict(machine) | {"asked_ram_bytes": asked, "usable_ram_bytes": budget}
+    return {
+        "machine": found,
+        "rows": wish.rows,
+        "tokens": wish.tokens,
+        "context": wish.context_tokens,
+        "options": options,
+    }
+
+
+def _machine(taken_bytes: int) -> int | None:
+    """Return the memory of the smallest machine, as they are sold, on which a program may take so much."""
+    return next((size for size in MACHINES if LEFT * size >= taken_bytes), None)
+
+
+def _options(
+    one: Candidate, method: str, rows: Sequence[Example], machine: Machine, budget: int, wish: Wish
+) -> list[dict[str, Any]]:
+    """Return the options of a model and a method, one for each type of file."""
+    found, rate = [], None
+    for kind in wish.types:
+        training = train_of(one, method, kind, rows, machine, budget)
+        if wish.measure and training.fits and (rate is None or method == "qlora"):
+            rate = rate_of(one, training, one.types(kind), rows)
+        served = serving(
+            one.shape, one.file_bytes(kind), context_tokens=wish.context_tokens, cache_type=wish.cache_type
+        )
+        timed = rate is not None and training.fits
+        seconds = rate.seconds(one.shape.num_layers, training.tokens) if timed and rate is not None else None
+        fits = training.fits and served.bytes <= budget
+        found.append(
+            {
+                "model": one.name,
+                "method": method,
+                "quant": kind,
+                "params": one.num_params,
+                "licence": one.licence,
+                "train_ram_bytes": training.plan.bytes,
+                "least_machine_bytes": _machine(max(training.least_bytes, served.bytes)),
+                "train_parts": training.plan.parts,
+                "serve_ram_bytes": served.bytes,
+                "serve_parts": asdict(served),
+                "file_bytes": served.file_bytes,
+                "train_tokens": training.tokens,
+                "train_s": seconds,
+                "tokens_per_s": None,
+                "fits": fits,
+                "why": training.why,
+            }
+        )
+    return found
+
+
+def growth(project: Path, model: str, cache_type: str) -> dict[str, Any]:
+    """Return how the cache of one model grows with the tokens of a conversation, and why, in words."""
+    [one] = candidates([model], project)
+    shape = one.shape
+    longest = shape.context_tokens
+    lengths = [tokens for tokens in LENGTHS if tokens < longest] + [longest]
+    points = [{"tokens": n, "bytes": cache_bytes(shape, n, cache_type=cache_type)} for n in lengths]
+    numbers = 2 * shape.key_width
+    block, block_bytes = CACHE_TYPES[cache_type]
+    words = (
+        f"{one.name}: each of {shape.num_layers} layers keeps a key and a value of each token, "
+        f"{shape.num_kv_heads} of each with {shape.head_width} numbers: "
+        f"{numbers * block_bytes / block:,.0f} bytes a token and layer in {cache_type}."
+    )
+    if shape.num_kv_heads < shape.num_heads:
+        words += (
+            f" {shape.num_heads} heads ask and share them: that saves {shape.num_heads / shape.num_kv_heads:.0f} times."
+        )
+    windows = [shape.style.window(layer) for layer in range(shape.num_layers)]
+    if sliding := [window for window in windows if window]:
+        words += f" {len(sliding)} of the layers look back {sliding[0]} tokens only and keep no more than they need."
+    return {"model": one.name, "cache": cache_type, "points": points, "words": words}

@@ -1,0 +1,93 @@
+"""What fits, against what models of these shapes take when they are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fledge.config_file import load_config
+from fledge.errors import ModelError
+from fledge.model.catalog import MODELS
+from fledge.model.catalog_shape import shape_of
+from fledge.model.hardware import survey
+from fledge.model.weights import open_weights
+from fledge.recipes.fit import Candidate, Wish, candidates, fit, growth, rate_of, train_of
+from fledge.recipes.setup import prepare
+from fledge.recipes.tune import tune
+from fledge.release.gguf import write_gguf
+from tiny import save_project, save_tiny_model
+
+
+def quiet(*_: object) -> None: ...
+
+
+def test_every_model_of_the_catalog_has_as_many_weights_as_it_says() -> None:
+    for model in MODELS.values():
+        assert Candidate(model.name, shape_of(model), model.licence).num_params == model.params, model.name
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_k_m"])
+def test_a_file_is_as_large_as_it_was_told(kind: str, tmp_path: Path, starter_gguf: Path) -> None:
+    [starter] = candidates(["smollm2-135m"], tmp_path)
+    written = tmp_path / "file.gguf"
+    write_gguf(written, open_weights(starter_gguf), None, kind)
+    assert starter.file_bytes(kind) == pytest.approx(written.stat().st_size, rel=0.01)
+
+
+AUTO = [f"train.{knob}=auto" for knob in ("epochs", "lr", "rank", "rows_per_step", "tokens_per_piece", "dtype")]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_training_takes_what_a_run_on_the_model_plans_and_needs(method: str, tmp_path: Path) -> None:
+    """The same rows, once without the weights and once with them: plan, tokens, seconds."""
+    project = save_project(tmp_path / "project")
+    save_tiny_model(project / "model", hidden_size=256, intermediate_size=768, num_hidden_layers=12)
+    config = load_config(project, [*AUTO, "train.eval_every=0", "train.checkpoint_s=600", f"method={method}"])
+    setup = prepare(project, config)
+    [one] = candidates(["model"], project)
+    told = train_of(one, method, "q8_0", setup.lesson.examples, survey(), int(8e9))
+    assert told.fits and told.plan.bytes >= told.least_bytes
+    parts = {name: told.plan.parts[name] for name in told.plan.parts if name != "process"}
+    assert parts == {name: setup.plan.parts[name] for name in setup.plan.parts if name != "process"}
+    summary = tune(project, config)
+    assert told.tokens == pytest.approx(summary["tokens_computed"], rel=0.02)
+
+
+@pytest.mark.slow
+def test_training_takes_as_long_as_some_layers_tell(tmp_path: Path) -> None:
+    """Beside other programs only the order can be held; benchmarks/fit.py has the figures of quiet machines."""
+    project = save_project(tmp_path / "project", rows=96)
+    save_tiny_model(project / "model", hidden_size=256, intermediate_size=768, num_hidden_layers=12)
+    config = load_config(project, [*AUTO, "train.eval_every=0", "train.checkpoint_s=600"])
+    rows = prepare(project, config).lesson.examples
+    [one] = candidates(["model"], project)
+    told = train_of(one, "lora", "q8_0", rows, survey(), int(8e9))
+    seconds = rate_of(one, told, {}, rows).seconds(one.shape.num_layers, told.tokens)
+    taken = tune(project, config)["seconds"]
+    assert taken / 3 < seconds < taken * 3
+
+
+def test_what_does_not_fit_says_what_would_and_on_which_machine_it_does(tmp_path: Path) -> None:
+    wish = Wish(ram_bytes=int(4e9), models=["llama-3.2-3b"], measure=False)
+    found = fit(tmp_path, wish, say=quiet, progress=quiet)
+    by_method = {(option["method"], option["quant"]): option for option in found["options"]}
+    assert not any(option["fits"] for option in found["options"])
+    assert all(option["why"] for option in found["options"])
+    least = [by_method[method, "q4_k_m"]["least_machine_bytes"] for method in ("qlora", "lora", "full")]
+    assert least == sorted(least) and least[0] < least[-1]
+    assert by_method["qlora", "q4_k_m"]["train_ram_bytes"] < by_method["qlora", "q8_0"]["train_ram_bytes"]
+    roomy = fit(tmp_path, Wish(ram_bytes=int(1e12), models=["llama-3.2-3b"], measure=False), say=quiet, progress=quiet)
+    assert all(option["fits"] for option in roomy["options"])
+
+
+def test_growth_of_a_conversation_is_told_up_to_the_longest(tmp_path: Path) -> None:
+    told = growth(tmp_path, "gemma-3-1b", "f16")
+    sizes = [point["bytes"] for point in told["points"]]
+    assert sizes == sorted(sizes) and told["points"][-1]["tokens"] == 32_768
+    assert "22 of the layers look back 512 tokens" in told["words"]
+
+
+def test_an_unknown_model_is_named_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model 'smollm2-13m'; did you mean 'smollm2-135m'"):
+        candidates(["smollm2-13m"], tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from fledge.data import columns
@@ -49,8 +50,15 @@ def is_judged(values: Values) -> bool:
 
 def label_of(values: Values) -> str | None:
     """Return the column that judges: of several the first that says good or bad, else the first."""
-    found = [key for name in columns.GOOD if (key := columns.find(values, (name,))) is not None]
+    found = _labels(tuple(values))
     return next((key for key in found if verdict(values[key]) is not None), next(iter(found), None))
+
+
+@lru_cache(maxsize=1024)
+def _labels(keys: tuple[str, ...]) -> tuple[str, ...]:
+    # Asked for every row, and the rows of a file have the same few sets of columns.
+    own = dict.fromkeys(keys)
+    return tuple(key for name in columns.GOOD if (key := columns.find(own, (name,))) is not None)
 
 
 def verdict(value: object) -> bool | None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from typing import Any
 
 from results import append, processor_versions
 from sets import ROOT, make_model
+from sides import answer, ask, trl_settings
 
 HERE = Path(__file__).parent
 WARM_UP, PER_STEP, LR, RANK = 2, 8, 1e-4, 16
@@ -95,7 +94,11 @@ def with_trl(model: Path, rows: Path, objective: str, steps: int, options: dict[
     settings, trainer_of = (KTOConfig, KTOTrainer) if objective == "kto" else (DPOConfig, DPOTrainer)
     trainer = trainer_of(
         model=str(model),
-        args=_trl_config(settings, steps, options),
+        args=settings(
+            **trl_settings(options, lr=LR, steps=steps, at_once=options.get("at_once", PER_STEP), rows=PER_STEP),
+            max_length=None,
+            precompute_ref_log_probs=True,
+        ),
         train_dataset=Dataset.from_list(table[: steps * PER_STEP]),
         processing_class=AutoTokenizer.from_pretrained(model),
         peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
@@ -117,31 +120,6 @@ def with_trl(model: Path, rows: Path, objective: str, steps: int, options: dict[
     return {"seconds": seconds, "effective": [mean] * len(seconds)}
 
 
-def _trl_config(settings: Any, steps: int, options: dict[str, Any]) -> Any:
-    """Return TRL's settings: its defaults, but for what both sides must share, and `options` where it is tuned."""
-    import torch
-
-    at_once = options.get("at_once", PER_STEP)
-    tuned: dict[str, Any] = {}
-    if options:
-        kwargs = {"dtype": getattr(torch, options["dtype"])}
-        tuned = {"gradient_checkpointing": False, "model_init_kwargs": kwargs, "bf16": options["autocast"]}
-    return settings(
-        output_dir=tempfile.mkdtemp(),
-        max_steps=steps,
-        per_device_train_batch_size=at_once,
-        gradient_accumulation_steps=PER_STEP // at_once,
-        learning_rate=LR,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        use_cpu=True,
-        max_length=None,
-        precompute_ref_log_probs=True,
-        **tuned,
-    )
-
-
 def _as_messages(row: dict[str, Any]) -> dict[str, Any]:
     """Return a pair as TRL takes it, whichever of the two ways it is written."""
     if "answer_matching_behavior" in row:
@@ -161,13 +139,8 @@ def _as_messages(row: dict[str, Any]) -> dict[str, Any]:
 def run(who: str, model: Path, rows: Path, objective: str, options: dict[str, Any] | None = None) -> float:
     """Return the effective tokens a second, the median over the steps after warm-up."""
     steps = STEPS["fledge" if who == "fledge" else "trl"]
-    command = [sys.executable, __file__, "--one", who, "--model", str(model), "--rows", str(rows)]
-    command += ["--objectives", objective, "--steps", str(steps), "--options", json.dumps(options or {})]
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(f"{who} failed:\n{done.stderr[-3000:]}")
-    told = json.loads(done.stdout.splitlines()[-1])
+    arguments = {"model": model, "rows": rows, "objectives": objective, "steps": steps}
+    told = ask(__file__, who, arguments | {"options": json.dumps(options or {})})
     pairs = list(zip(told["effective"], told["seconds"], strict=True))[WARM_UP:]
     rate = statistics.median(tokens / seconds for tokens, seconds in pairs)
     print(f"  {objective} {who} {options or ''}: {rate:,.0f} tokens/s", flush=True)
@@ -175,10 +148,8 @@ def run(who: str, model: Path, rows: Path, objective: str, options: dict[str, An
 
 
 def compare(model: Path, rows: Path, objective: str, *, rounds: int, tuned: Any = None) -> dict[str, float]:
-    settings = SETTINGS if tuned is None else [tuned]
-    trials = {json.dumps(options): run("trl-tuned", model, rows, objective, options) for options in settings}
-    best = json.loads(max(trials, key=trials.__getitem__))
-    found: dict[str, list[float]] = {"trl-default": [], "trl-tuned": [], "fledge": []}
+    best = tuned or max(SETTINGS, key=lambda options: run("trl-tuned", model, rows, objective, options))
+    found: dict[str, list[float]] = {"fledge": [], "trl-default": [], "trl-tuned": []}
     for _ in range(rounds):
         for who, rates in found.items():
             rates.append(run(who, model, rows, objective, best if who == "trl-tuned" else None))
@@ -202,12 +173,8 @@ def main() -> None:
     parser.add_argument("--options", type=json.loads, default={}, help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.one:
-        # What the trainers say goes to stderr; the last line of stdout is ours.
-        out = os.dup(1)
-        os.dup2(2, 1)
-        work = with_fledge if told.one == "fledge" else with_trl
-        found = work(told.model, told.rows, told.objectives[0], told.steps, told.options)
-        os.write(out, (json.dumps(found) + "\n").encode())
+        side = with_fledge if told.one == "fledge" else with_trl
+        answer(lambda: side(told.model, told.rows, told.objectives[0], told.steps, told.options))
         return
     with tempfile.TemporaryDirectory() as folder:
         model = make_model("smollm2-135m", Path(folder))

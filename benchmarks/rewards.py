@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +21,7 @@ from typing import Any
 
 from results import append, processor_versions
 from sets import ROOT, make_model
+from sides import answer, ask, trl_settings
 
 HERE = Path(__file__).parent
 EXAMPLE = ROOT / "examples/arithmetic"
@@ -101,7 +100,16 @@ def with_trl(model: Path, options: dict[str, Any]) -> dict[str, Any]:
     trainer = GRPOTrainer(
         model=str(model),
         reward_funcs=right,
-        args=_trl_config(GRPOConfig, options),
+        args=GRPOConfig(
+            **trl_settings(
+                options, lr=LR, steps=STEPS["trl"], at_once=options.get("at_once", GROUP), rows=PROMPTS * GROUP
+            ),
+            num_generations=GROUP,
+            max_completion_length=MAX_TOKENS,
+            temperature=1.0,
+            beta=0.0,
+            logging_steps=1,
+        ),
         train_dataset=Dataset.from_list(table),
         processing_class=AutoTokenizer.from_pretrained(model),
         peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
@@ -114,42 +122,9 @@ def with_trl(model: Path, options: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "tokens": [length * PROMPTS * GROUP for length in lengths]}
 
 
-def _trl_config(settings: Any, options: dict[str, Any]) -> Any:
-    """Return TRL's settings: its defaults, but for what both sides must share, and `options` where it is tuned."""
-    import torch
-
-    at_once = options.get("at_once", GROUP)
-    tuned: dict[str, Any] = {}
-    if options:
-        kwargs = {"dtype": getattr(torch, options["dtype"])}
-        tuned = {"gradient_checkpointing": False, "model_init_kwargs": kwargs, "bf16": options["autocast"]}
-    return settings(
-        output_dir=tempfile.mkdtemp(),
-        max_steps=STEPS["trl"],
-        per_device_train_batch_size=at_once,
-        gradient_accumulation_steps=PROMPTS * GROUP // at_once,
-        num_generations=GROUP,
-        max_completion_length=MAX_TOKENS,
-        temperature=1.0,
-        beta=0.0,
-        learning_rate=LR,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        use_cpu=True,
-        **tuned,
-    )
-
-
 def run(who: str, model: Path, options: dict[str, Any] | None = None) -> dict[str, float]:
     """Return the seconds of a step and the sampled tokens a second, medians over the steps after warm-up."""
-    command = [sys.executable, __file__, "--one", who, "--model", str(model), "--options", json.dumps(options or {})]
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(f"{who} failed:\n{done.stderr[-3000:]}")
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = ask(__file__, who, {"model": model, "options": json.dumps(options or {})})
     pairs = list(zip(told["seconds"], told["tokens"], strict=True))[WARM_UP["fledge" if who == "fledge" else "trl"] :]
     figures = {
         "step_s": statistics.median(seconds for seconds, _ in pairs),
@@ -161,9 +136,8 @@ def run(who: str, model: Path, options: dict[str, Any] | None = None) -> dict[st
 
 
 def compare(model: Path, *, rounds: int) -> dict[str, float]:
-    trials = {json.dumps(options): run("trl-tuned", model, options)["step_s"] for options in SETTINGS}
-    best = json.loads(min(trials, key=trials.__getitem__))
-    found: dict[str, list[dict[str, float]]] = {"trl-default": [], "trl-tuned": [], "fledge": []}
+    best = min(SETTINGS, key=lambda options: run("trl-tuned", model, options)["step_s"])
+    found: dict[str, list[dict[str, float]]] = {"fledge": [], "trl-default": [], "trl-tuned": []}
     for _ in range(rounds):
         for who, told in found.items():
             told.append(run(who, model, best if who == "trl-tuned" else None))
@@ -189,11 +163,8 @@ def main() -> None:
     parser.add_argument("--options", type=json.loads, default={}, help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.one:
-        # What the trainers say goes to stderr; the last line of stdout is ours.
-        out = os.dup(1)
-        os.dup2(2, 1)
-        found = (with_fledge if told.one == "fledge" else with_trl)(told.model, told.options)
-        os.write(out, (json.dumps(found) + "\n").encode())
+        side = with_fledge if told.one == "fledge" else with_trl
+        answer(lambda: side(told.model, told.options))
         return
     with tempfile.TemporaryDirectory() as folder:
         figures = compare(make_model("smollm2-135m", Path(folder)), rounds=told.rounds)

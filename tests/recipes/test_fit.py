@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from fledge.errors import ModelError
 from fledge.model.catalog import MODELS
 from fledge.model.catalog_shape import shape_of
 from fledge.model.hardware import survey
+from fledge.model.memory import memory_bytes, rss_bytes
 from fledge.model.weights import open_weights
-from fledge.recipes.fit import Candidate, Wish, candidates, fit, growth, rate_of, train_of
+from fledge.recipes.fit import Candidate, Place, Wish, candidates, fit, growth, rate_of, train_of
 from fledge.recipes.setup import prepare
 from fledge.recipes.tune import tune
 from fledge.release.gguf import write_gguf
@@ -46,7 +48,7 @@ def test_training_takes_what_a_run_on_the_model_plans_and_needs(method: str, tmp
     config = load_config(project, [*AUTO, "train.eval_every=0", "train.checkpoint_s=600", f"method={method}"])
     setup = prepare(project, config)
     [one] = candidates(["model"], project)
-    told = train_of(one, method, "q8_0", setup.lesson.examples, survey(), int(8e9))
+    told = train_of(one, method, "q8_0", setup.lesson.examples, Place(survey(), int(8e9), rss_bytes()))
     assert told.fits and told.plan.bytes >= told.least_bytes
     parts = {name: told.plan.parts[name] for name in told.plan.parts if name != "process"}
     assert parts == {name: setup.plan.parts[name] for name in setup.plan.parts if name != "process"}
@@ -62,7 +64,7 @@ def test_training_takes_as_long_as_some_layers_tell(tmp_path: Path) -> None:
     config = load_config(project, [*AUTO, "train.eval_every=0", "train.checkpoint_s=600"])
     rows = prepare(project, config).lesson.examples
     [one] = candidates(["model"], project)
-    told = train_of(one, "lora", "q8_0", rows, survey(), int(8e9))
+    told = train_of(one, "lora", "q8_0", rows, Place(survey(), int(8e9), rss_bytes()))
     seconds = rate_of(one, told, {}, rows).seconds(one.shape.num_layers, told.tokens)
     taken = tune(project, config)["seconds"]
     assert taken / 3 < seconds < taken * 3
@@ -81,6 +83,23 @@ def test_what_does_not_fit_says_what_would_and_on_which_machine_it_does(tmp_path
     assert all(option["fits"] for option in roomy["options"])
 
 
+def test_what_no_context_holds_does_not_fit_and_nothing_is_timed_for_it(tmp_path: Path) -> None:
+    wish = Wish(models=["smollm2-135m"], methods=["lora"], types=["q8_0"], rows=4, tokens=9000, context_tokens=10**6)
+    [option] = fit(tmp_path, wish, say=quiet, progress=quiet)["options"]
+    assert not option["fits"] and option["train_s"] is None
+    assert option["why"] == "its context holds 8,192 tokens, fewer than a row has"
+    longest = fit(tmp_path, replace(wish, tokens=64, context_tokens=8192, measure=False), say=quiet, progress=quiet)
+    assert option["serve_ram_bytes"] == longest["options"][0]["serve_ram_bytes"], "no more than the model can hold"
+
+
+def test_what_is_too_large_to_be_timed_here_is_not_tried(tmp_path: Path) -> None:
+    wish = Wish(ram_bytes=10**12, models=["llama-3.1-8b"], methods=["full"], types=["q8_0"], rows=8)
+    if memory_bytes()[1] > 60e9:
+        pytest.skip("everything fits here")
+    [option] = fit(tmp_path, wish, say=quiet, progress=quiet)["options"]
+    assert option["fits"] and option["train_s"] is None and "too large to be timed" in option["why"]
+
+
 def test_growth_of_a_conversation_is_told_up_to_the_longest(tmp_path: Path) -> None:
     told = growth(tmp_path, "gemma-3-1b", "f16")
     sizes = [point["bytes"] for point in told["points"]]
@@ -91,3 +110,10 @@ def test_growth_of_a_conversation_is_told_up_to_the_longest(tmp_path: Path) -> N
 def test_an_unknown_model_is_named_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model 'smollm2-13m'; did you mean 'smollm2-135m'"):
         candidates(["smollm2-13m"], tmp_path)
+
+
+def test_a_folder_that_says_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{broken", encoding="utf-8")
+    with pytest.raises(ModelError, match="holds no JSON"):
+        candidates(["model"], tmp_path)

@@ -12,6 +12,7 @@ from fledge.cli.options import HERE, AsJson, ProjectDir
 app = typer.Typer(help="What fits on a machine, and what it takes, before anything is trained.", no_args_is_help=True)
 Cache = Annotated[str, typer.Option("--cache", help="Type of keys and values: f16, q8_0 or q4_0.")]
 BAR = 40
+HEADS = ("model", "method", "file", "size", "train", "time", "serve", "machine", "fits")
 
 
 @app.command()
@@ -31,7 +32,7 @@ def fit(
     context: Annotated[
         int, typer.Option("--context", min=256, help="Room of a conversation when it is served.")
     ] = 2048,
-    cache: Annotated[str, typer.Option("--cache", help="Type of its keys and values: f16, q8_0 or q4_0.")] = "f16",
+    cache: Cache = "f16",
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Time some layers of each here.")] = True,
     project: ProjectDir = HERE,
     as_json: AsJson = False,
@@ -57,6 +58,10 @@ def fit(
         ram_bytes = None if ram is None else size_bytes(ram)
     except ValueError as error:
         raise ConfigError("config.bad_value", f"--ram {ram}: {error}.", where="command line") from None
+    if ram_bytes == 0:
+        raise ConfigError(
+            "config.bad_value", "--ram is nothing.", where="command line", remedy="For example: --ram 8GB"
+        )
     methods, types = tuple(method or METHODS), tuple(map(file_type, quant or TYPES))
     for one in methods:
         _require("--method", one, METHODS)
@@ -82,31 +87,30 @@ def _show(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fledge.cli.output import megabytes
-
     usable, asked = found["machine"]["usable_ram_bytes"], found["machine"]["asked_ram_bytes"]
-    heads = ("model", "method", "file", "size", "training", "takes", "serving", "machine", "fits")
-    table = Table(*heads, box=None, pad_edge=False)
+    table = Table(*HEADS, box=None, pad_edge=False)
     for option in found["options"]:
         table.add_row(
             option["model"],
             option["method"],
             option["quant"],
-            megabytes(option["file_bytes"]),
-            megabytes(option["train_ram_bytes"]),
+            f"{option['file_bytes'] / 1e9:.2f}",
+            f"{option['train_ram_bytes'] / 1e9:.2f}",
             _time(option["train_s"]),
-            megabytes(option["serve_ram_bytes"]),
-            f"{option['least_machine_bytes'] / 1e9:.0f} GB" if option["least_machine_bytes"] else "",
+            f"{option['serve_ram_bytes'] / 1e9:.2f}",
+            f"{option['least_machine_bytes'] / 1e9:.0f}" if option["least_machine_bytes"] else "",
             "yes" if option["fits"] else "no",
             style=None if option["fits"] else "dim",
         )
     Console().print(table)
     rows = f"{found['rows']} rows of {found['tokens']} tokens that share nothing"
-    print(f"\nLearnt: {rows}. Served: room for {found['context']:,} tokens. Machine: the smallest that will do.")
+    print("\nSizes in GB: the file, memory while it trains and while it is served, the smallest machine for both.")
+    print(f"Learnt: {rows}. Served: room for {found['context']:,} tokens.")
     print(f"Of {asked / 1e9:.1f} GB a program may take {usable / 1e9:.1f} GB.")
-    told = {(option["model"], option["method"]): option["why"] for option in found["options"] if not option["fits"]}
-    for (model, method), why in told.items():
-        print(f"{model} {method}: {why or 'it trains here, but its file does not fit while it is served.'}")
+    for told in dict.fromkeys(
+        f"{one['model']} {one['method']}: {one['why']}" for one in found["options"] if one["why"]
+    ):
+        print(told)
 
 
 def _time(seconds: float | None) -> str:

@@ -136,11 +136,12 @@ def read_records(
         head, chat_rows = list(islice(stream, SAMPLE_ROWS)), True
         sample = [row for row in head if isinstance(row, Row)]
     why, renames = "named in data.format", dict(columns or {})
-    if guessed_form := form == "auto":
+    unnamed = form == "auto"
+    if unnamed:
         form, why, guessed = recognise(sample) if sample else ("text", "nothing to go by", {})
         renames |= guessed
     found = FORMS[form]
-    if form in ANSWERED and guessed_form and judgements.are_unsaid([row.values for row in sample]):
+    if unnamed and form in ANSWERED and judgements.are_unsaid([row.values for row in sample]):
         found = replace(found, records=partial(judgements.unless_bad, found.records))
     if form == "chat_export":
         me = me or chats.author_of([row.values for row in sample])

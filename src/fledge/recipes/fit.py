@@ -7,7 +7,6 @@ what its tensors take in their types.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +26,9 @@ from fledge.model.causal import CausalModel
 from fledge.model.engine.decoder import held_bytes
 from fledge.model.hardware import DTYPES, Machine, survey
 from fledge.model.lora import layer_of
-from fledge.model.memory import rss_bytes
+from fledge.model.memory import memory_bytes, rss_bytes
 from fledge.model.random_weights import RandomWeights
+from fledge.model.safetensors_file import read_object
 from fledge.model.shape import Shape, shape_from_config
 from fledge.model.weights import Weights, open_weights
 from fledge.records import Example
@@ -37,7 +37,7 @@ from fledge.training.auto import Means, lora_settings, resolve
 from fledge.training.batch import Batch, batches, num_steps
 from fledge.training.memory_plan import MemoryPlan
 from fledge.training.optim import adamw, optimizer_of
-from fledge.training.probe import Rate, probe
+from fledge.training.probe import DEEP, Rate, probe
 
 METHODS, TYPES = ("lora", "qlora", "full"), ("q8_0", "q4_k_m")
 # What is assumed where there are no rows to look at.
@@ -124,8 +124,8 @@ def _known(model: catalog.CatalogModel) -> Candidate:
 def _candidate(name: str, project: Path) -> Candidate:
     path = project / name
     if (path / "config.json").is_file():
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        return Candidate(path.name, shape_from_config(config, where=str(path)), "unknown")
+        config = read_object(path / "config.json")
+        return Candidate(path.name, shape_from_config(config, where=str(path / "config.json")), "unknown")
     if path.suffix == ".gguf" and path.is_file():
         return Candidate(path.name, open_weights(path).shape, "unknown")
     try:
@@ -141,12 +141,19 @@ def random_rows(wish: Wish) -> list[Example]:
     numbers = random.Random(0)
     prompt = round(wish.tokens * (1 - TAUGHT))
     weights = [0.0] * prompt + [1.0] * (wish.tokens - prompt)
-    return [Example([numbers.randrange(TOKENS) for _ in weights], weights, "") for _ in range(wish.rows)]
+    return [Example(numbers.choices(range(TOKENS), k=wish.tokens), weights, "") for _ in range(wish.rows)]
 
 
-def train_of(
-    candidate: Candidate, method: str, kind: str, rows: Sequence[Example], machine: Machine, budget_bytes: int
-) -> Training:
+@dataclass(frozen=True)
+class Place:
+    """Where it is to run: this machine's speed, what may be taken, and what the program takes before it begins."""
+
+    machine: Machine
+    budget_bytes: int
+    process_bytes: int
+
+
+def train_of(candidate: Candidate, method: str, kind: str, rows: Sequence[Example], place: Place) -> Training:
     """Return what training takes. kind: the type of the file that a quantised base is trained over.
 
     Where nothing fits into the budget, the least that there is, and the change that would make it fit.
@@ -161,10 +168,14 @@ def train_of(
         return held_bytes(RandomWeights(shape, shape.num_layers, stored=types), DTYPES[dtype])
 
     means = Means(
-        shape, candidate.num_params, machine, rss_bytes(), layer_params=per_layer,
+        shape,
+        candidate.num_params,
+        place.machine,
+        place.process_bytes,
+        layer_params=per_layer,
         stored_bytes=stored_bytes if method == "qlora" else None,
-    )  # fmt: skip
-    knobs: dict[str, Any] = {"ram": f"{budget_bytes / 1e6:.0f}MB", "eval_every": 0.0}
+    )
+    knobs: dict[str, Any] = {"ram": f"{place.budget_bytes / 1e6:.0f}MB", "eval_every": 0.0}
     asked = Config(model=candidate.name, method=method, train=TrainConfig(**knobs))
     free = asked.train.model_copy(update={"ram": ENDLESS, "recompute": True, "tokens_per_piece": 256})
     spared, _, least = resolve(asked.model_copy(update={"train": free}), rows, (), course=course, means=means)
@@ -228,18 +239,18 @@ def fit(
 
     Raises ModelError for a model that is unknown or has no fast path.
     """
-    machine = survey(say)
-    asked = wish.ram_bytes or machine.ram_bytes
-    budget = int(asked * LEFT)
-    rows = random_rows(wish)
     chosen = candidates(wish.models, project)
+    machine = survey(say)
+    asked = machine.ram_bytes if wish.ram_bytes is None else wish.ram_bytes
+    place = Place(machine, int(asked * LEFT), rss_bytes())
+    rows = random_rows(wish)
     jobs = [(one, method) for one in chosen for method in wish.methods]
     options: list[dict[str, Any]] = []
     for done, (one, method) in enumerate(jobs):
         progress(done, len(jobs), f"{one.name} {method}")
-        options += _options(one, method, rows, machine, budget, wish)
+        options += _options(one, method, rows, place, wish)
     progress(len(jobs), len(jobs), "")
-    found = asdict(machine) | {"asked_ram_bytes": asked, "usable_ram_bytes": budget}
+    found = asdict(machine) | {"asked_ram_bytes": asked, "usable_ram_bytes": place.budget_bytes}
     return {
         "machine": found,
         "rows": wish.rows,
@@ -255,41 +266,58 @@ def _machine(taken_bytes: int) -> int | None:
 
 
 def _options(
-    one: Candidate, method: str, rows: Sequence[Example], machine: Machine, budget: int, wish: Wish
-) -> list[dict[str, Any]]:
-    """Return the options of a model and a method, one for each type of file."""
-    found, rate = [], None
+    one: Candidate, method: str, rows: Sequence[Example], place: Place, wish: Wish
+) -> Iterator[dict[str, Any]]:
+    """Yield the options of a model and a method, one for each type of file."""
+    training, rate = None, None
     for kind in wish.types:
-        training = train_of(one, method, kind, rows, machine, budget)
-        if wish.measure and training.fits and (rate is None or method == "qlora"):
-            rate = rate_of(one, training, one.types(kind), rows)
+        if training is None or method == "qlora":
+            # Only over a quantised base it matters what kind of file that is.
+            training = train_of(one, method, kind, rows, place)
         served = serving(
-            one.shape, one.file_bytes(kind), context_tokens=wish.context_tokens, cache_type=wish.cache_type
+            one.shape,
+            one.file_bytes(kind),
+            context_tokens=min(wish.context_tokens, one.shape.context_tokens),
+            cache_type=wish.cache_type,
         )
-        timed = rate is not None and training.fits
-        seconds = rate.seconds(one.shape.num_layers, training.tokens) if timed and rate is not None else None
-        fits = training.fits and served.bytes <= budget
-        found.append(
-            {
-                "model": one.name,
-                "method": method,
-                "quant": kind,
-                "params": one.num_params,
-                "licence": one.licence,
-                "train_ram_bytes": training.plan.bytes,
-                "least_machine_bytes": _machine(max(training.least_bytes, served.bytes)),
-                "train_parts": training.plan.parts,
-                "serve_ram_bytes": served.bytes,
-                "serve_parts": asdict(served),
-                "file_bytes": served.file_bytes,
-                "train_tokens": training.tokens,
-                "train_s": seconds,
-                "tokens_per_s": None,
-                "fits": fits,
-                "why": training.why,
-            }
-        )
-    return found
+        why = training.why
+        if training.fits and served.bytes > place.budget_bytes:
+            why = "it trains here, but its file does not fit while it is served"
+        if wish.tokens > one.shape.context_tokens:
+            why = f"its context holds {one.shape.context_tokens:,} tokens, fewer than a row has"
+        fits = training.fits and served.bytes <= place.budget_bytes and wish.tokens <= one.shape.context_tokens
+        if wish.measure and fits and (rate is None or method == "qlora"):
+            rate = _rate_here(one, training, kind, rows, place)
+            why = why if rate is not None else "too large to be timed in what is free here"
+        yield {
+            "model": one.name,
+            "method": method,
+            "quant": kind,
+            "params": one.num_params,
+            "licence": one.licence,
+            "train_ram_bytes": training.plan.bytes,
+            "least_machine_bytes": _machine(max(training.least_bytes, served.bytes)),
+            "train_parts": training.plan.parts,
+            "serve_ram_bytes": served.bytes,
+            "serve_parts": asdict(served),
+            "file_bytes": served.file_bytes,
+            "train_tokens": training.tokens,
+            "train_s": rate.seconds(one.shape.num_layers, training.tokens) if rate is not None and fits else None,
+            # How fast it answers is not worked out yet.
+            "tokens_per_s": None,
+            "fits": fits,
+            "why": why,
+        }
+
+
+def _rate_here(one: Candidate, training: Training, kind: str, rows: Sequence[Example], place: Place) -> Rate | None:
+    """Return the rate, or None where the layers that would be timed do not fit into what is free now."""
+    few = replace(one, shape=RandomWeights(one.shape, min(DEEP, one.shape.num_layers)).shape)
+    timed = train_of(few, training.config.method, kind, rows, place)
+    # Both depths are there at once, and none is larger than the deeper.
+    if 2 * timed.plan.bytes > memory_bytes()[1]:
+        return None
+    return rate_of(one, training, one.types(kind), rows)
 
 
 def growth(project: Path, model: str, cache_type: str) -> dict[str, Any]:
@@ -306,10 +334,9 @@ def growth(project: Path, model: str, cache_type: str) -> dict[str, Any]:
         f"{shape.num_kv_heads} of each with {shape.head_width} numbers: "
         f"{numbers * block_bytes / block:,.0f} bytes a token and layer in {cache_type}."
     )
-    if shape.num_kv_heads < shape.num_heads:
-        words += (
-            f" {shape.num_heads} heads ask and share them: that saves {shape.num_heads / shape.num_kv_heads:.0f} times."
-        )
+    fewer = shape.num_heads / shape.num_kv_heads
+    if fewer > 1:
+        words += f" {shape.num_heads} heads ask and share them; had each its own, it were {fewer:.0f} times as much."
     windows = [shape.style.window(layer) for layer in range(shape.num_layers)]
     if sliding := [window for window in windows if window]:
         words += f" {len(sliding)} of the layers look back {sliding[0]} tokens only and keep no more than they need."

@@ -102,7 +102,7 @@ def unless_bad(read: Callable[[Values], Sequence[Record]], values: Values) -> Se
     key = label_of(values)
     if key is not None and verdict(values[key]) is False:
         raise RowFault(
-            f"'{key}' says that it is bad, the first one to say anything in this file.",
+            f"'{key}' says that it is bad, and the first rows of the file say neither good nor bad.",
             "Name data.format: judged, or the form whose rows are all to be learnt.",
         )
     return read(values)

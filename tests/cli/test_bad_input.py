@@ -180,3 +180,16 @@ def test_a_full_disk_while_exporting_leaves_no_file(tmp_path: Path, starter_gguf
 def test_advice_on_what_is_not_there_is_one_line(arguments: list[str], expected: list[str], tmp_path: Path) -> None:
     error = told(fledge("advise", "fit", *arguments, "--no-probe", cwd=tmp_path))
     assert all(part in error for part in expected), error
+
+
+def test_advice_that_is_interrupted_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fledge", "advise", "fit", "smollm2-135m"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    # It has begun where the bar is there.
+    before = process.stderr.readline()
+    while "progress" not in before:
+        before = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and told.splitlines()[-1] == "interrupted."

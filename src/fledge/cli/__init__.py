@@ -24,6 +24,8 @@ app = typer.Typer(
 # typer carries its own click and exports only the leaves of its errors; this is their common parent.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
+INTERRUPTED = 130
+
 # In the order of a model's life.
 app.command()(demo.demo)
 app.command()(new.new)
@@ -80,6 +82,9 @@ def main() -> None:
 
     try:
         code = _run()
+        if code == INTERRUPTED:
+            # typer makes an exit of Ctrl-C, and says nothing.
+            say("interrupted.")
     except FledgeError as error:
         say(f"error: {error}")
         if "--json" in sys.argv:
@@ -87,7 +92,7 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         say("interrupted.")
-        code = 130
+        code = INTERRUPTED
     except _UsageError as error:
         message = error.format_message()
         # Called without arguments the "error" is the help text.

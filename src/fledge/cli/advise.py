@@ -33,15 +33,18 @@ def fit(
         int, typer.Option("--context", min=256, help="Room of a conversation when it is served.")
     ] = 2048,
     cache: Cache = "f16",
-    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Time some layers of each here.")] = True,
+    probe: Annotated[
+        bool | None,
+        typer.Option("--probe/--no-probe", help="Time some layers of each here; by default where models are named."),
+    ] = None,
     project: ProjectDir = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Tell which models fit by which method: memory, file, and how long it takes on this machine.
 
-    Nothing is fetched: a model's shape is enough.
+    Nothing is fetched: a model's shape is enough. Models that are named are timed, half a minute each.
 
-    Example: fledge advise fit --ram 8GB
+    Example: fledge advise fit --ram 8GB, then: fledge advise fit smollm2-135m --ram 8GB
     """
     from fledge.cli.output import Bar, emit, say
     from fledge.config import size_bytes
@@ -66,7 +69,9 @@ def fit(
     for one in methods:
         _require("--method", one, METHODS)
     _require("--cache", cache, tuple(CACHE_TYPES))
-    wish = Wish(ram_bytes, tuple(models or ()), methods, types, rows, tokens, context, cache, probe)
+    # Half a minute each, in which nobody wants to wait for a dozen.
+    measure = bool(models) if probe is None else probe
+    wish = Wish(ram_bytes, tuple(models or ()), methods, types, rows, tokens, context, cache, measure)
     with Bar("working out") as bar:
         found = work_out(project, wish, say=say, progress=lambda done, total, note: bar(done, total, note=note))
     if as_json:
@@ -107,6 +112,8 @@ def _show(found: dict[str, Any]) -> None:
     print("\nSizes in GB: the file, memory while it trains and while it is served, the smallest machine for both.")
     print(f"Learnt: {rows}. Served: room for {found['context']:,} tokens.")
     print(f"Of {asked / 1e9:.1f} GB a program may take {usable / 1e9:.1f} GB.")
+    if all(option["train_s"] is None for option in found["options"]):
+        print("How long it takes is told of models that are named.")
     for told in dict.fromkeys(
         f"{one['model']} {one['method']}: {one['why']}" for one in found["options"] if one["why"]
     ):

@@ -98,7 +98,8 @@ def look_at_all(pieces: Iterable[Piece], *, workers: int) -> Iterator[tuple[Piec
         busy: deque[tuple[_Worker, Piece]] = deque()
         for number, piece in enumerate(pieces):
             worker = hands[number % workers]
-            if len(busy) >= workers:
+            # Each has its next piece before it has finished one.
+            if len(busy) >= 2 * workers:
                 yield from _finished(*busy.popleft())
             worker.give(piece)
             busy.append((worker, piece))
@@ -167,19 +168,26 @@ def main() -> None:
     """Look at pieces until stdin ends."""
     # Ctrl-C is for the process that gives the work; it ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for line in sys.stdin:
-        piece = _piece(json.loads(line))
-        try:
-            with writing(Path(piece.folder).parent):
-                seen = [item for item in look_at(piece) if isinstance(item, Seen)][-1]
-        except DiskError as error:
-            print(json.dumps({"full": error.as_dict()}), flush=True)
-            return
-        told = {
-            "rows": seen.rows, "errors": seen.errors, "counts": seen.counts, "samples": seen.samples,
-            "problems": [as_mapping(problem) for problem in seen.problems],
-        }  # fmt: skip
-        print(json.dumps(told), flush=True)
+    # With PYTHONUNBUFFERED print would lose the rest of a long line where the process is stopped while it writes.
+    with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as out:
+        for line in sys.stdin:
+            told, goes_on = _told(_piece(json.loads(line)))
+            out.write(json.dumps(told) + "\n")
+            out.flush()
+            if not goes_on:
+                return
+
+
+def _told(piece: Piece) -> tuple[dict[str, Any], bool]:
+    """Return what is said of a piece, and whether there is room on the disk to look at another."""
+    try:
+        with writing(Path(piece.folder).parent):
+            seen = [item for item in look_at(piece) if isinstance(item, Seen)][-1]
+    except DiskError as error:
+        return {"full": error.as_dict()}, False
+    problems = [as_mapping(problem) for problem in seen.problems]
+    told = {"rows": seen.rows, "errors": seen.errors, "counts": seen.counts, "samples": seen.samples}
+    return {**told, "problems": problems}, True
 
 
 if __name__ == "__main__":

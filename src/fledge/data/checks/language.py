@@ -18,10 +18,12 @@ AHEAD = 1.5
 MIN_LETTERS = 6
 
 _LANGUAGES = tuple(SMALL_WORDS)
-_OF_WORD: dict[str, tuple[int, ...]] = {}
+# One byte counts for each language; all of a word's languages are counted by one addition.
+_OF_WORD: dict[str, int] = {}
 for _place, _words in enumerate(SMALL_WORDS.values()):
     for _word in set(_words.split()):
-        _OF_WORD[_word] = (*_OF_WORD.get(_word, ()), _place)
+        _OF_WORD[_word] = _OF_WORD.get(_word, 0) + (1 << 8 * _place)
+_SMALL = frozenset(_OF_WORD)
 
 # Scripts by their ranges; the language is that which most people write in it.
 SCRIPTS = {
@@ -82,14 +84,9 @@ def _by_script(text: str) -> str:
 
 
 def _by_words(text: str) -> str:
-    hits = [0] * len(_LANGUAGES)
     words = _SPLIT.split(text.lower()) if not text.isascii() else text.lower().replace("'", " ").split()
-    seen: set[str] = set()
-    for word in words:
-        if word in _OF_WORD and word not in seen:
-            seen.add(word)
-            for place in _OF_WORD[word]:
-                hits[place] += 1
+    # What is looked at has room for 200 words, so that no byte runs over.
+    hits = sum(map(_OF_WORD.__getitem__, _SMALL.intersection(words))).to_bytes(len(_LANGUAGES), "little")
     first, second = sorted(hits, reverse=True)[:2]
     if first < max(MIN_WORDS, MIN_SHARE * len(words)) or first < AHEAD * second:
         return ""

@@ -12,7 +12,6 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +93,6 @@ def hash_of(text: str) -> int:
     )
 
 
-@lru_cache(maxsize=1 << 15)
 def crc(text: str) -> int:
     """Return 32 bits that name a word, the same in every process."""
     return zlib.crc32(text.encode("utf-8", errors="replace"))
@@ -102,8 +100,15 @@ def crc(text: str) -> int:
 
 def whole_of(v: View) -> int:
     """Return the hash of all that a row says: rows with one are the same row."""
-    parts = (plain(v.question), spaced(v.answer), spaced(f"{v.system}\n{v.beside}"), spaced(v.thinking))
-    return hash_of(SEPARATOR.join(parts))
+    return _whole(v, bare(v.question).casefold(), spaced(v.answer), _rest_of(v))
+
+
+def _whole(v: View, question: str, answer: str, rest: str) -> int:
+    return hash_of(SEPARATOR.join((question, answer, rest, spaced(v.thinking) if v.thinking else "")))
+
+
+def _rest_of(v: View) -> str:
+    return spaced(f"{v.system}\n{v.beside}") if v.system or v.beside else ""
 
 
 class Recorder:
@@ -122,16 +127,18 @@ class Recorder:
 
     def add(self, v: View) -> None:
         """Record one row."""
-        asked, answer, rest = bare(v.question), spaced(v.answer), spaced(f"{v.system}\n{v.beside}")
+        asked, answer, rest = bare(v.question), spaced(v.answer), _rest_of(v)
         asks, question = both_ends(asked), asked.casefold()
-        words = (v.origin, asks, both_ends(answer), v.answer[:SHOWN_CHARS])
-        encoded = SEPARATOR.join(word.replace(SEPARATOR, " ") for word in words).encode("utf-8", errors="replace")
+        words = [v.origin, asks, both_ends(answer), v.answer[:SHOWN_CHARS]]
+        if SEPARATOR in v.text:
+            words = [word.replace(SEPARATOR, " ") for word in words]
+        encoded = SEPARATOR.join(words).encode("utf-8", errors="replace")
         self._files["words"].write(encoded)
         meant, meaning, turns = self._meaning(v, asks or both_ends(answer))
         told = language_of(v.answer) or language_of(v.question)
         self._rows.append(
             (
-                whole_of(v),
+                _whole(v, question, answer, rest),
                 hash_of(f"{question}{SEPARATOR}{rest}") if question else 0,
                 hash_of(plain(answer) if len(answer) <= SHORT_ANSWER_CHARS else answer) if answer else 0,
                 hash_of(v.group) if v.group is not None else 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from fledge.data.checks.numbers import (
     is_pesel,
     is_steuer_id,
 )
+from fledge.data.checks.view import holds_any, sieve
 
 
 @dataclass(frozen=True)
@@ -179,11 +181,11 @@ PATTERNS: tuple[Pattern, ...] = tuple(
         ("ADDRESS", "", rf"{_BOX}\s*[,\n](?:\s*{_POSTCODE}|{_TOWN})", _always),
     )
 )
-_DIGIT = re.compile(r"\d")
 _LONG_NUMBER = re.compile(
     r"\d(?:[ .()/-]{0,2}\d){4}|[A-Z]{2}\d{2} ?[A-Z0-9]{4} ?[A-Z0-9]{4}|\d [A-Z][a-z]+ |\d{1,3}\.\d{1,3}\.\d{1,3}\.\d"
 )
-_DIGITS = tuple(pattern for pattern in PATTERNS if pattern.kind != "EMAIL")
+_NUMBERED = tuple(pattern for pattern in PATTERNS if pattern.kind != "EMAIL")
+_DIGITS = sieve(string.digits)
 
 
 def find_personal(text: str) -> list[Hit]:
@@ -192,11 +194,16 @@ def find_personal(text: str) -> list[Hit]:
     if "@" in text:
         hits += _found(PATTERNS[0], text)
     # Most texts hold no digit at all, and that is seen ten times faster.
-    if _DIGIT.search(text) is not None and _LONG_NUMBER.search(text) is not None:
-        for pattern in _DIGITS:
+    if has_digit(text) and _LONG_NUMBER.search(text) is not None:
+        for pattern in _NUMBERED:
             if pattern.mark in text:
                 hits += [hit for hit in _found(pattern, text) if not _taken(hit, hits)]
     return sorted(hits, key=lambda hit: hit.start)
+
+
+def has_digit(text: str) -> bool:
+    """Whether there may be a digit in a text; other scripts have digits of their own."""
+    return not text.isascii() or holds_any(text, _DIGITS)
 
 
 def _found(pattern: Pattern, text: str) -> Iterator[Hit]:

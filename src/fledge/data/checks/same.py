@@ -65,8 +65,9 @@ def _pairs(
     across: bool,
 ) -> Iterator[tuple[int, int]]:
     """Yield pairs of rows with one key whose words differ, of which one may be a slip of the other."""
-    order = np.lexsort((rows, held, words, keys))
-    keys, words, rows, held = keys[order], words[order], rows[order], held[order]
+    kept = _shared(keys)
+    kept = kept[np.lexsort((rows[kept], held[kept], words[kept], keys[kept]))]
+    keys, words, rows, held = keys[kept], words[kept], rows[kept], held[kept]
     new_key = np.ones(len(keys), dtype=np.bool_)
     new_key[1:] = keys[1:] != keys[:-1]
     first = new_key.copy()
@@ -78,6 +79,14 @@ def _pairs(
     several = ends - begins > 1
     for begin, end in zip(begins[several].tolist(), ends[several].tolist(), strict=True):
         yield from _of_group(slice(begin, end), words, rows, held, counts, across=across)
+
+
+def _shared(keys: npt.NDArray[np.uint64]) -> Places:
+    """Return the places of keys that stand more than once: few, and only they need be put in order by all else."""
+    order = np.argsort(keys)
+    same = np.zeros(len(keys) + 1, dtype=np.bool_)
+    same[1:-1] = keys[order[1:]] == keys[order[:-1]]
+    return order[same[1:] | same[:-1]]
 
 
 def _of_group(

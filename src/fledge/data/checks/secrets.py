@@ -6,7 +6,8 @@ import math
 import re
 from collections import Counter
 
-from fledge.data.checks.personal import Hit
+from fledge.data.checks.personal import Hit, has_digit
+from fledge.data.checks.view import holds_any, marks_in, sieve
 
 _ENDS = r"-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
 _PRIVATE_KEY = rf"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]{{0,8000}}?{_ENDS})?"
@@ -24,7 +25,7 @@ MAKERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("AIza", re.compile(r"\bAIza[0-9A-Za-z_-]{35}")),
     ("ya29.", re.compile(r"\bya29\.[0-9A-Za-z_-]{20,}")),
     ("xox", re.compile(r"\bxox[abeoprs]-[0-9A-Za-z-]{10,}")),
-    ("hooks.slack.com", re.compile(r"https://hooks\.slack\.com/services/T\w+/B\w+/\w{20,}")),
+    ("hooks.slack.com/", re.compile(r"https://hooks\.slack\.com/services/T\w+/B\w+/\w{20,}")),
     ("_live_", re.compile(r"\b[rsp]k_live_[0-9A-Za-z]{16,}\b")),
     ("_test_", re.compile(r"\b[rs]k_test_[0-9A-Za-z]{16,}\b")),
     ("SG.", re.compile(r"\bSG\.[\w-]{20,24}\.[\w-]{39,50}")),
@@ -36,7 +37,8 @@ MAKERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("eyJ", re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}")),
     ("PRIVATE KEY", re.compile(_PRIVATE_KEY)),
 )  # fmt: skip
-_WITHOUT_UNDERSCORE = tuple(maker for maker in MAKERS if "_" not in maker[0])
+_REGEXES = dict(MAKERS)
+_MARKS = sieve(_REGEXES)
 _IN_URL = re.compile(
     r"\b[a-zA-Z][a-zA-Z0-9+.-]{1,15}://[^\s/:@<>{}\[\]$]{1,64}:(?P<value>[^\s/@<>{}\[\]$]{3,128})@[\w.-]+"
 )
@@ -49,19 +51,17 @@ _NAMED = re.compile(
     r"|passw(?:or)?d|pwd|bearer|credential)s?[\"']?(?:\s{0,3}(?:[:=]|is)\s{0,3}|\s)[\"'`]?(?P<value>[A-Za-z0-9_+/=.~!@#$%^&*-]{12,200})",
     re.IGNORECASE,
 )
-_NAME_MARKS = ("key", "token", "secret", "passw", "pwd", "bearer", "credential")
+_NAME_MARKS = sieve(("key", "token", "secret", "passw", "pwd", "bearer", "credential"))
 # Bits per character from which a value looks random; English words have about 3 over such lengths.
 RANDOM_BITS = 3.4
 
 
 def find_secrets(text: str) -> list[Hit]:
     """Return the secrets in a text, in order."""
-    makers = MAKERS if "_" in text else _WITHOUT_UNDERSCORE
     hits = [
         Hit("SECRET", match.start(), match.end())
-        for mark, regex in makers
-        if mark in text
-        for match in regex.finditer(text)
+        for mark in marks_in(text, _MARKS)
+        for match in _REGEXES[mark].finditer(text)
     ]
     if "://" in text and "@" in text:
         hits += [
@@ -69,8 +69,8 @@ def find_secrets(text: str) -> list[Hit]:
             for match in _IN_URL.finditer(text)
             if match["value"].lower() not in _NO_PASSWORDS
         ]
-    lowered = text.lower()
-    if any(mark in lowered for mark in _NAME_MARKS):
+    # Nothing looks random without a digit.
+    if has_digit(text) and holds_any(text.lower(), _NAME_MARKS):
         for match in _NAMED.finditer(text):
             start, end = match.span("value")
             if looks_random(match["value"]) and not any(start < hit.end and hit.start < end for hit in hits):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from fledge.data.checks.view import View, quoted, warning
+from fledge.data.checks.view import View, holds_any, quoted, sieve, warning
 from fledge.errors import Finding
 
 # How Windows-1252 shows the bytes 0x80..0xBF that continue a letter of UTF-8; five of them it leaves as they are.
@@ -30,15 +30,15 @@ _UNFILLED = re.compile(
     r"|\b(?:TODO|FIXME|TBD)\b"
     r"|\b[Ll]orem ipsum\b|\bLOREM IPSUM\b"
 )
-_UNFILLED_MARKS = ("{{", "[", "<", "TODO", "FIXME", "TBD", "orem ipsum", "OREM IPSUM")
+_UNFILLED_MARKS = sieve(("{{", "[", "<", "TODO", "FIXME", "TBD", "orem ipsum", "OREM IPSUM"))
 _CONTROL = re.compile(
     r"<\|[\w /.-]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
     r"|<｜[^｜\n]{1,30}｜>|^### (?:Instruction|Response|Input|Human|Assistant):",
     re.MULTILINE,
 )
-_CONTROL_MARKS = ("<", "INST]", "### ")
+_CONTROL_MARKS = sieve(("<", "INST]", "### "))
 _LABEL = re.compile(r"^(?:Human|User|Assistant|AI|Bot|USER|ASSISTANT|Question|Answer): ?", re.MULTILINE)
-_LABEL_MARKS = ("Human:", "User:", "Assistant:", "AI:", "Bot:", "USER:", "ASSISTANT:", "Question:", "Answer:")
+_LABEL_MARKS = sieve(("Human:", "User:", "Assistant:", "AI:", "Bot:", "USER:", "ASSISTANT:", "Question:", "Answer:"))
 _MARKUP = re.compile(
     r"</?(?:p|div|br|span|a|li|ul|ol|b|i|u|em|strong|table|tr|td|th|h[1-6]|font|img|body|html|script|style)"
     r"(?: [^<>\n]{0,200})?/?>"
@@ -116,7 +116,7 @@ def _word_around(text: str, start: int, end: int) -> tuple[int, int]:
 def check_leftovers(view: View) -> Iterator[Finding]:
     """Yield a placeholder that nobody filled in."""
     text = view.text
-    if not any(mark in text for mark in _UNFILLED_MARKS):
+    if not holds_any(text, _UNFILLED_MARKS):
         return
     if (found := _UNFILLED.search(text)) is not None:
         message = f"{quoted(found[0])} was never filled in."
@@ -126,13 +126,13 @@ def check_leftovers(view: View) -> Iterator[Finding]:
 def check_control(view: View) -> Iterator[Finding]:
     """Yield what looks like the control tokens or role labels of a chat inside one turn."""
     text = view.text
-    if any(mark in text for mark in _CONTROL_MARKS) and (found := _CONTROL.search(text)) is not None:
+    if holds_any(text, _CONTROL_MARKS) and (found := _CONTROL.search(text)) is not None:
         message = f"{quoted(found[0])} looks like a mark of a chat template inside a turn."
         remedy = (
             "Cut the text into turns; the template writes its marks itself. As text it teaches the model to say it."
         )
         yield warning("data.control_text", view.origin, message, remedy)
-    elif ":" in text and any(mark in text for mark in _LABEL_MARKS):
+    elif ":" in text and holds_any(text, _LABEL_MARKS):
         yield from _labels(view)
 
 

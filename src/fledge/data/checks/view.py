@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -93,7 +94,43 @@ def bare(text: str) -> str:
 
 def spaced(text: str) -> str:
     """Return a text without case and runs of blanks; faster than `plain`, for what is long."""
+    if text.isascii() and text.isprintable() and "  " not in text and text[:1] != " " != text[-1:]:
+        # One line with single blanks, as most are.
+        return text.lower()
     return " ".join(text.casefold().split())
+
+
+# Letters and signs from the rarest in prose on; those that are not here stand in every text.
+_RARE = "{}[]<>|\\^~`_=#@&*%$+JQXZKVUYGNRODBFEHPMWLCIAST0123456789/zqxjk:;()!?-"
+Sieve = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def sieve(marks: Iterable[str]) -> Sieve:
+    """Return marks by the rarest letter of each: one letter is looked for twenty times faster than several."""
+    found: dict[str, tuple[str, ...]] = {}
+    for mark in marks:
+        letter = min(mark, key=lambda c: _RARE.find(c) % len(_RARE))
+        found[letter] = (*found.get(letter, ()), mark)
+    return tuple(found.items())
+
+
+def marks_in(text: str, marks: Sieve) -> Iterator[str]:
+    """Yield those of `marks` that stand in the text: most texts hold none, so that no pattern need be tried."""
+    for letter, held in marks:
+        if letter in text:
+            for mark in held:
+                if mark in text:
+                    yield mark
+
+
+def holds_any(text: str, marks: Sieve) -> bool:
+    """Whether one of `marks` stands in the text."""
+    for letter, held in marks:
+        if letter in text:
+            for mark in held:  # noqa: SIM110 - a generator costs more than what it would look for
+                if mark in text:
+                    return True
+    return False
 
 
 def warning(code: str, where: str, message: str, remedy: str) -> Finding:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import repeat
 
 from fledge.data.checks.idle import (
     ASKED_ABOUT,
@@ -56,11 +57,15 @@ def unaccented(word: str) -> str:
     return "".join(kept)
 
 
-_OF_WORD: dict[str, tuple[str, ...]] = {}
-for _language, _words in SMALL_WORDS.items():
-    for _word in sorted({unaccented(w) for w in f"{_words} {IDLE.get(_language, '')}".split()}):
-        _OF_WORD[_word] = (*_OF_WORD.get(_word, ()), _language)
 _IDLE = {language: frozenset(words.split()) for language, words in IDLE.items()}
+# Two bytes count for each of these languages; all of a word's languages are counted by one addition.
+_COUNT_BYTES = 2
+_OF_WORD: dict[str, int] = {}
+# Each as it is dropped from a text that is in it alone: of some languages no words are idle.
+_ONE = tuple((language,) if language in _IDLE else () for language in SMALL_WORDS)
+for _place, (_language, _words) in enumerate(SMALL_WORDS.items()):
+    for _word in sorted({unaccented(w) for w in f"{_words} {IDLE.get(_language, '')}".split()}):
+        _OF_WORD[_word] = _OF_WORD.get(_word, 0) + (1 << 8 * _COUNT_BYTES * _place)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -93,7 +98,13 @@ def content(text: str) -> list[str]:
     folded = without_phrases(folded)
     if not folded.isascii():
         folded = unspaced(folded)
-    words = [piece for word in folded.split() for piece in _pieces(word)]
+    words: list[str] = []
+    for word in folded.split():
+        # Most words are letters of ours and nothing else.
+        if word.isascii() and word.isalpha():
+            words.append(word)
+        else:
+            words += _pieces(word)
     while len(words) > 1 and words[0] in LEADING:
         del words[0]
     while len(words) > 2 and words[-1] in POLITE and words[-2] not in ASKED_ABOUT:
@@ -103,13 +114,7 @@ def content(text: str) -> list[str]:
 
 
 def _telling(words: list[str]) -> list[str]:
-    hits: dict[str, int] = {}
-    for word in words:
-        for language in _OF_WORD.get(word, ()):
-            hits[language] = hits.get(language, 0) + 1
-    most = max(hits.values(), default=0)
-    german = hits.get("de", 0) == most > 0
-    idle, same = _dropped(tuple(language for language in _IDLE if hits.get(language, 0) == most > 0))
+    idle, same, german = _dropped(_spoken(words))
     kept: list[str] = []
     last = len(words) - 1
     for place, word in enumerate(words):
@@ -124,11 +129,25 @@ def _telling(words: list[str]) -> list[str]:
     return kept
 
 
+def _spoken(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the languages of which most of the words are small ones; none where no word is, or nothing is idle."""
+    counts = sum(map(_OF_WORD.get, words, repeat(0)))
+    if not counts:
+        return ()
+    told = counts.to_bytes(_COUNT_BYTES * len(_ONE), "little")
+    low, high = told[::_COUNT_BYTES], told[1::_COUNT_BYTES]
+    each = low if not any(high) else [a + 256 * b for a, b in zip(low, high, strict=True)]
+    most = max(each)
+    if each.count(most) == 1:
+        return _ONE[each.index(most)]
+    return tuple([language for one, count in zip(_ONE, each, strict=True) if count == most for language in one])
+
+
 @lru_cache(maxsize=256)
-def _dropped(spoken: tuple[str, ...]) -> tuple[frozenset[str], Mapping[str, str]]:
-    """Return the idle words of some languages, and the forms that stand for another word."""
+def _dropped(spoken: tuple[str, ...]) -> tuple[frozenset[str], Mapping[str, str], bool]:
+    """Return the idle words of some languages, the forms that stand for another word, and whether it may be German."""
     same = {form: word for language in spoken for form, word in SAME.get(language, {}).items()}
-    return IDLE_ANYWHERE.union(*(_IDLE[language] for language in spoken)), same
+    return IDLE_ANYWHERE.union(*(_IDLE[language] for language in spoken)), same, "de" in spoken
 
 
 def names_in(text: str) -> frozenset[str]:

@@ -30,7 +30,11 @@ ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
 CONTENT_KEYS = ("content", "value", "text", "message", "utterance", "response")
 THINKING_KEYS = ("reasoning_content", "thinking", "reasoning", "thought")
 THINKING_PARTS = frozenset(("reasoning", "thinking", "thought"))
+_PLAIN, _SPEAKING = {"role", "content"}, ("user", "assistant", "system")
 CALL_PARTS = frozenset(("tool_call", "tool_calls", "function_call", "tool_use"))
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class RowFault(ValueError):
@@ -43,16 +47,17 @@ class RowFault(ValueError):
 
 def text_of(value: object, key: str, *, empty: bool = False) -> str:
     """Return a value that is text, or a number or date as it is written. Raises RowFault for anything else."""
-    if isinstance(value, datetime.date | datetime.time):
-        value = value.isoformat()
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise RowFault(f"'{key}' is {'missing' if value is None else type(value).__name__}, expected text.")
-    text = str(value)
-    if not text.strip() and not empty:
+    if not isinstance(value, str):
+        if isinstance(value, datetime.date | datetime.time):
+            value = value.isoformat()
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise RowFault(f"'{key}' is {'missing' if value is None else type(value).__name__}, expected text.")
+        value = str(value)
+    if not empty and (not value or value.isspace()):
         raise RowFault(f"'{key}' is empty.", FILL)
-    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+    if not value.isascii() and _SURROGATE.search(value) is not None:
         raise RowFault(f"'{key}' holds half of a \\u escape pair, which is no character.")
-    return text
+    return value
 
 
 def turns_of(value: object, key: str) -> tuple[Message, ...]:
@@ -72,7 +77,7 @@ def turns_of(value: object, key: str) -> tuple[Message, ...]:
         return tuple(
             Message(speakers[number % 2], text_of(item, f"message {number + 1}")) for number, item in enumerate(value)
         )
-    return tuple(_turn(item, number) for number, item in enumerate(value, start=1))
+    return tuple([_turn(item, number) for number, item in enumerate(value, start=1)])
 
 
 def parse_json(text: str, key: str) -> Any:
@@ -85,6 +90,9 @@ def parse_json(text: str, key: str) -> Any:
 def _turn(value: object, number: int) -> Message:
     if not isinstance(value, Mapping):
         raise RowFault(f"message {number} is not {{'role': ..., 'content': ...}}.")
+    if value.keys() == _PLAIN and value["role"] in _SPEAKING and isinstance(value["content"], str):
+        # As nearly all turns are written.
+        return Message(value["role"], text_of(value["content"], f"content of message {number}"))
     role_key = next((key for key in ROLE_KEYS if key in value), None)
     if role_key is None:
         raise RowFault(f"message {number} is not {{'role': ..., 'content': ...}}.")
@@ -205,14 +213,20 @@ def transcript(text: str) -> list[Message]:
     return turns if {"user", "assistant"} <= {turn.role for turn in turns} else []
 
 
+_ONE_ANSWER = ["user", "assistant"]
+
+
 def check_order(messages: Sequence[Message], *, ends: Role = "assistant") -> None:
     """Raise RowFault unless it is: at most one system message, then user and assistant in turn, `ends` last.
 
     A tool's result answers an assistant's call; several may follow one call.
     """
-    if [m.role for m in messages[1:]].count("system"):
+    roles = [m.role for m in messages]
+    if roles == _ONE_ANSWER and ends == "assistant":
+        return
+    if roles[1:].count("system"):
         raise RowFault("a system message stands after the first place.", "Move it to the front.")
-    turns = [m.role for m in messages if m.role != "system"]
+    turns = [role for role in roles if role != "system"]
     # An assistant may greet first; a template that does not allow it says so itself.
     if not turns or turns[0] == "tool":
         raise RowFault(

@@ -47,6 +47,10 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+# One for all lines: json.loads would make one for each.
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
+
+
 def read_jsonl(path: Path, encoding: Encoding) -> Iterator[Row | Finding]:
     """Yield the object of every line, or what is wrong with the line."""
     name = str(path)
@@ -87,7 +91,7 @@ def spans(path: Path, *, size: int) -> Iterator[tuple[int, int, int]]:
 
 def _line_row(line: str, where: str) -> Row | Finding:
     try:
-        value = json.loads(line, object_pairs_hook=unique_keys)
+        value = _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
         return Finding("data.bad_row", where, f"not one JSON object: {reason(error)}.", "Mend or remove the line.")
     return as_row(value, where)
@@ -163,9 +167,6 @@ class Buffer:
                 return text[place]
             if not self.more():
                 return ""
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 def _array(buffer: Buffer, path: Path) -> Iterator[Row | Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from fledge.cli.options import HERE, AsJson, ProjectDir
 app = typer.Typer(help="What fits on a machine, and what it takes, before anything is trained.", no_args_is_help=True)
 Cache = Annotated[str, typer.Option("--cache", help="Type of keys and values: f16, q8_0 or q4_0.")]
 BAR = 40
-HEADS = ("model", "method", "file", "size", "train", "time", "serve", "machine", "fits")
+HEADS = ("model", "method", "file", "size", "train", "time", "serve", "tokens/s", "machine", "fits")
 
 
 @app.command()
@@ -23,12 +24,17 @@ def fit(
     ram: Annotated[
         str | None, typer.Option("--ram", help="Memory of the machine, such as 8GB; by default this one's.")
     ] = None,
+    goal: Annotated[str, typer.Option("--goal", help="What the model is for, in your words; one is picked.")] = "",
     method: Annotated[list[str] | None, typer.Option("--method", help="lora, qlora or full; all by default.")] = None,
     quant: Annotated[
         list[str] | None, typer.Option("--quant", help="Type of the file that is served: q8_0, q4_k_m, ...")
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows to learn from.")] = 300,
-    tokens: Annotated[int, typer.Option("--tokens", min=8, help="Tokens of a row, half of them taught.")] = 256,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=1, help="Rows to learn from; by default the project's own, or 300.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", min=8, help="Tokens of a row, half of them taught; or 256.")
+    ] = None,
     context: Annotated[
         int, typer.Option("--context", min=256, help="Room of a conversation when it is served.")
     ] = 2048,
@@ -71,7 +77,7 @@ def fit(
     _require("--cache", cache, tuple(CACHE_TYPES))
     # Half a minute each, in which nobody wants to wait for a dozen.
     measure = bool(models) if probe is None else probe
-    wish = Wish(ram_bytes, tuple(models or ()), methods, types, rows, tokens, context, cache, measure)
+    wish = Wish(ram_bytes, tuple(models or ()), methods, types, rows, tokens, context, cache, measure, goal)
     with Bar("working out") as bar:
         found = work_out(project, wish, say=say, progress=lambda done, total, note: bar(done, total, note=note))
     if as_json:
@@ -103,17 +109,20 @@ def _show(found: dict[str, Any]) -> None:
             f"{option['train_ram_bytes'] / 1e9:.2f}",
             _time(option["train_s"]),
             f"{option['serve_ram_bytes'] / 1e9:.2f}",
+            f"{option['tokens_per_s']:.3g}" if option["tokens_per_s"] else "",
             f"{option['least_machine_bytes'] / 1e9:.0f}" if option["least_machine_bytes"] else "",
             "yes" if option["fits"] else "no",
             style=None if option["fits"] else "dim",
         )
     Console().print(table)
-    rows = f"{found['rows']} rows of {found['tokens']} tokens that share nothing"
     print("\nSizes in GB: the file, memory while it trains and while it is served, the smallest machine for both.")
-    print(f"Learnt: {rows}. Served: room for {found['context']:,} tokens.")
+    print(f"Learnt: {found['learnt']}. Served: room for {found['context']:,} tokens.")
     print(f"Of {asked / 1e9:.1f} GB a program may take {usable / 1e9:.1f} GB.")
     if all(option["train_s"] is None for option in found["options"]):
-        print("How long it takes is told of models that are named.")
+        print("How long it takes and how fast it answers is told of models that are named.")
+    if chosen := found["pick"]:
+        what = f"{chosen['model']}, {chosen['method']}, {chosen['quant']}" if chosen["model"] else "none"
+        print(f"For this goal: {what}: {chosen['why']}.")
     for told in dict.fromkeys(
         f"{one['model']} {one['method']}: {one['why']}" for one in found["options"] if one["why"]
     ):
@@ -151,3 +160,94 @@ def kv(
     for point in found["points"]:
         bar = "\N{FULL BLOCK}" * max(1, round(BAR * point["bytes"] / most))
         print(f"{point['tokens']:>9,} tokens  {megabytes(point['bytes']):>12}  {bar}")
+
+
+VERDICTS = {"yes": "yes", "if": "yes, if", "ask": "ask first", "no": "no"}
+MEANT = {
+    "private": "for yourself, on your own machines",
+    "internal": "inside the organisation you work for",
+    "publish": "give the model away",
+    "sell": "sell it, or what it answers",
+}
+
+
+@app.command()
+def licence(
+    base: Annotated[str | None, typer.Option("--base", help="A model; by default the project's.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="Files or folders to learn from; by default the project's.")
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option("--teacher", help="Who wrote answers: openai, claude, local:TARGET, frames, ..."),
+    ] = None,
+    own: Annotated[bool, typer.Option("--own", help="Data beside which no licence stands are your own.")] = False,
+    project: ProjectDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what may be done with the model, by the licences of its base, its data and its teachers.
+
+    For orientation: it sums up what licences say, and no lawyer wrote it.
+
+    Example: fledge advise licence --teacher openai
+    """
+    from fledge.cli.output import emit
+    from fledge.errors import ConfigError
+    from fledge.recipes.licence import Asked, look
+
+    found = look(project, Asked(base, tuple(data or ()), tuple(teacher or ()), own))
+    if not found["parts"]:
+        raise ConfigError(
+            "config.bad_value", "there is neither a project here nor a part that is named.", where="command line",
+            remedy="For example: fledge advise licence --base llama-3.2-1b --data rows.jsonl",
+        )  # fmt: skip
+    if as_json:
+        emit(found)
+        return
+    for part in found["parts"]:
+        print(f"{part['kind']:<8} {part['what']}: {part['licence']}")
+    print()
+    for use, told in found["uses"].items():
+        print(f"{MEANT[use]:<38} {VERDICTS[told['verdict']]}{': ' if told['why'] else ''}{told['why']}")
+    if any(part["kind"] == "data" and part["licence"] == "unknown" for part in found["parts"]):
+        print("\nNo licence stands beside the data. If they are your own, say --own.")
+    print("\nFor orientation: no lawyer wrote this.")
+
+
+@app.command()
+def model(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL", help="Catalog names, hub ids, folders or .gguf files; the catalog by default."),
+    ] = None,
+    goal: Annotated[str, typer.Option("--goal", help="What the model is for, in your words.")] = "",
+    project: ProjectDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what models are, by name and configuration, and which suit the goal and the rows of the project.
+
+    Nothing is fetched.
+
+    Example: fledge advise model smollm2-135m Qwen/Qwen3-0.6B-Base --goal "answer questions in German"
+    """
+    from fledge.cli.output import emit
+    from fledge.recipes.which import which
+
+    found = which(project, names or (), goal)
+    if as_json:
+        emit(found)
+        return
+    needs = found["needs"]
+    asked = [f"in {', '.join(needs['languages'])}"] if needs["languages"] else []
+    asked += ["with code"] if needs["code"] else []
+    asked += [f"{needs['rows']:,} rows of {needs['form']}"] if needs["rows"] else []
+    if asked:
+        print(f"Needed: {'; '.join(asked)}.")
+    print(f"Take: {found['variant']}.\n")
+    for one in found["models"]:
+        size = f"{one['params'] / 1e9:.2g}B" if one["params"] else "size not told"
+        languages = ", ".join(one["languages"]).replace("*", "many languages") or "languages not told"
+        stored = f", stored as {one['stored']}" if one["stored"] else ""
+        print(f"{one['name']}: {one['variant']}, {size}, {one['licence']}, {languages}{stored}")
+        for why in one["against"]:
+            print(f"    - {why}")

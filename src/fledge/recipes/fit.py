@@ -8,7 +8,6 @@ what its tensors take in their types.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,6 +30,9 @@ from fledge.model.random_weights import RandomWeights
 from fledge.model.safetensors_file import read_object
 from fledge.model.shape import Shape, shape_from_config
 from fledge.model.weights import Weights, open_weights
+from fledge.recipes.fit_rows import rows_to_learn
+from fledge.recipes.serving_speed import tokens_per_s
+from fledge.recipes.which import which
 from fledge.records import Example
 from fledge.release import quantize
 from fledge.training.auto import Means, lora_settings, resolve
@@ -40,10 +42,7 @@ from fledge.training.optim import adamw, optimizer_of
 from fledge.training.probe import DEEP, Rate, probe
 
 METHODS, TYPES = ("lora", "qlora", "full"), ("q8_0", "q4_k_m")
-# What is assumed where there are no rows to look at.
-ROWS, ROW_TOKENS, TAUGHT, CONTEXT = 300, 256, 0.5, 2048
-# Fewer than any vocabulary has.
-TOKENS = 30_000
+CONTEXT = 2048
 # What an operating system and a browser leave of a machine's memory.
 LEFT = 0.8
 # Machines as they are sold.
@@ -57,17 +56,21 @@ LENGTHS = (512, 2048, 4096, 8192, 16_384, 32_768, 65_536)
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for. ram_bytes: of the machine it is for, None for this one. models: catalog names or folders."""
+    """What is asked for. ram_bytes: of the machine it is for, None for this one. models: catalog names or folders.
+
+    rows, tokens: how many rows of which length, None for the project's own.
+    """
 
     ram_bytes: int | None = None
     models: Sequence[str] = ()
     methods: Sequence[str] = METHODS
     types: Sequence[str] = TYPES
-    rows: int = ROWS
-    tokens: int = ROW_TOKENS
+    rows: int | None = None
+    tokens: int | None = None
     context_tokens: int = CONTEXT
     cache_type: str = "f16"
     measure: bool = True
+    goal: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,14 +137,6 @@ def _candidate(name: str, project: Path) -> Candidate:
         raise ModelError(
             error.code, error.message, where=error.where, remedy=f"{error.remedy} A folder with a config.json does too."
         ) from None
-
-
-def random_rows(wish: Wish) -> list[Example]:
-    """Return rows of the wished length that share nothing: what is assumed where there is no data."""
-    numbers = random.Random(0)
-    prompt = round(wish.tokens * (1 - TAUGHT))
-    weights = [0.0] * prompt + [1.0] * (wish.tokens - prompt)
-    return [Example(numbers.choices(range(TOKENS), k=wish.tokens), weights, "") for _ in range(wish.rows)]
 
 
 @dataclass(frozen=True)
@@ -243,21 +238,46 @@ def fit(
     machine = survey(say)
     asked = machine.ram_bytes if wish.ram_bytes is None else wish.ram_bytes
     place = Place(machine, int(asked * LEFT), rss_bytes())
-    rows = random_rows(wish)
+    learnt = rows_to_learn(project, wish.rows, wish.tokens)
     jobs = [(one, method) for one in chosen for method in wish.methods]
     options: list[dict[str, Any]] = []
+    # How a file answers does not depend on how it was trained.
+    speeds: dict[str, dict[str, float]] = {}
     for done, (one, method) in enumerate(jobs):
         progress(done, len(jobs), f"{one.name} {method}")
-        options += _options(one, method, rows, place, wish)
+        options += _options(one, method, learnt.examples, place, wish, speeds.setdefault(one.name, {}))
     progress(len(jobs), len(jobs), "")
     found = asdict(machine) | {"asked_ram_bytes": asked, "usable_ram_bytes": place.budget_bytes}
     return {
         "machine": found,
-        "rows": wish.rows,
-        "tokens": wish.tokens,
+        "rows": len(learnt.examples),
+        "tokens": learnt.longest,
+        "learnt": learnt.words,
         "context": wish.context_tokens,
         "options": options,
+        "pick": pick(project, wish, options),
     }
+
+
+def pick(project: Path, wish: Wish, options: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+    """Return the smallest model that suits the goal and fits, and why; None without a goal, "" for model where none is.
+
+    The first method that fits counts: full training costs more and reaches no more on few rows.
+    """
+    if not wish.goal:
+        return None
+    told = which(project, list(dict.fromkeys(option["model"] for option in options)), wish.goal)
+    against = {one["name"]: one["against"] for one in told["models"]}
+    fitting = [option for option in options if option["fits"]]
+    suiting = [option for option in fitting if not against[option["model"]]]
+    if not suiting:
+        why = "nothing fits" if not fitting else "of what fits nothing suits the goal"
+        named = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in against.items() if reasons)
+        return {"model": "", "method": "", "quant": "", "why": f"{why}. {named}".strip()}
+    best = min(suiting, key=lambda option: (option["params"], METHODS.index(option["method"])))
+    left = [f"{name} ({reasons[0]})" for name, reasons in against.items() if reasons]
+    why = "the smallest that suits and fits" + (f"; passed over: {', '.join(left)}" if left else "")
+    return {"model": best["model"], "method": best["method"], "quant": best["quant"], "why": why}
 
 
 def _machine(taken_bytes: int) -> int | None:
@@ -266,10 +286,11 @@ def _machine(taken_bytes: int) -> int | None:
 
 
 def _options(
-    one: Candidate, method: str, rows: Sequence[Example], place: Place, wish: Wish
+    one: Candidate, method: str, rows: Sequence[Example], place: Place, wish: Wish, speeds: dict[str, float]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the options of a model and a method, one for each type of file."""
+    """Yield the options of a model and a method, one for each type of file. speeds: of the model's files, by type."""
     training, rate = None, None
+    longest = max(len(row.ids) for row in rows)
     for kind in wish.types:
         if training is None or method == "qlora":
             # Only over a quantised base it matters what kind of file that is.
@@ -283,12 +304,14 @@ def _options(
         why = training.why
         if training.fits and served.bytes > place.budget_bytes:
             why = "it trains here, but its file does not fit while it is served"
-        if wish.tokens > one.shape.context_tokens:
+        if longest > one.shape.context_tokens:
             why = f"its context holds {one.shape.context_tokens:,} tokens, fewer than a row has"
-        fits = training.fits and served.bytes <= place.budget_bytes and wish.tokens <= one.shape.context_tokens
+        fits = training.fits and served.bytes <= place.budget_bytes and longest <= one.shape.context_tokens
         if wish.measure and fits and (rate is None or method == "qlora"):
             rate = _rate_here(one, training, kind, rows, place)
             why = why if rate is not None else "too large to be timed in what is free here"
+        if wish.measure and fits and kind not in speeds:
+            speeds[kind] = tokens_per_s(one.shape, one.tensors, one.types(kind), one.file_bytes(kind))
         yield {
             "model": one.name,
             "method": method,
@@ -303,8 +326,7 @@ def _options(
             "file_bytes": served.file_bytes,
             "train_tokens": training.tokens,
             "train_s": rate.seconds(one.shape.num_layers, training.tokens) if rate is not None and fits else None,
-            # How fast it answers is not worked out yet.
-            "tokens_per_s": None,
+            "tokens_per_s": speeds.get(kind) if fits else None,
             "fits": fits,
             "why": why,
         }

@@ -79,7 +79,7 @@ def write_file(
 ) -> None:
     """Write a GGUF file under a staging name, fsync it and rename it to `out`."""
     with writing(out), _staged(out) as staging:
-        _write_header(staging, metadata, tensors)
+        write_header(staging, metadata, tensors)
         with staging.open("ab") as file:
             file.write(bytes(-file.tell() % ALIGNMENT))
             for done, tensor in enumerate(tensors, start=1):
@@ -92,7 +92,8 @@ def write_file(
             os.fsync(file.fileno())
 
 
-def _write_header(path: Path, metadata: Mapping[str, Value], tensors: Iterable[Tensor]) -> None:
+def write_header(path: Path, metadata: Mapping[str, Value], tensors: Iterable[Tensor]) -> None:
+    """Write all of a GGUF file that stands before the bytes of its tensors."""
     writer = GGUFWriter(path, metadata["general.architecture"].value)
     for key, entry in metadata.items():
         if key != "general.architecture":

@@ -51,7 +51,8 @@ def metadata_of(weights: Weights, kind: str, *, overrides: Mapping[str, str]) ->
         kv = _copied(origin)
     else:
         assert isinstance(origin, FolderWeights)
-        kv = {**_architecture_keys(origin), **_tokenizer_keys(origin)}
+        keys = architecture_keys(origin.shape, gguf_name(origin), title=origin.path.resolve().name)
+        kv = {**keys, **_tokenizer_keys(origin)}
     if weights.added:
         kv |= _grown(kv, weights)
     kv["general.file_type"] = _u32(FILE_TYPES[kind][1])
@@ -89,13 +90,12 @@ def _copied(weights: GgufWeights) -> dict[str, Value]:
     return found
 
 
-def _architecture_keys(weights: FolderWeights) -> dict[str, Value]:
-    shape = weights.shape
-    prefix = gguf_name(weights)
+def architecture_keys(shape: Shape, prefix: str, *, title: str) -> dict[str, Value]:
+    """Return the keys that tell a shape as the architecture that llama.cpp calls `prefix`, that of the name first."""
     values = {
-        "general.architecture": _text(gguf_name(weights)),
+        "general.architecture": _text(prefix),
         "general.type": _text("model"),
-        "general.name": _text(weights.path.resolve().name),
+        "general.name": _text(title),
     }
     numbers = {
         "block_count": shape.num_layers,

@@ -3,8 +3,8 @@
 Protocol. In: one JSON line of settings (`path, adapter, context_tokens, threads`), then one JSON line
 `{"ids": [...], "positions": [...]}` per sequence. Out: one JSON line `{"vocab_size": V}` when ready, then per sequence
 len(positions) * V little-endian float32, row after row; where a line names `targets`, one for each position, only the
-log-probability of each, float32. It runs until stdin ends; whatever goes wrong ends the process with the words on
-stderr.
+log-probability of each, float32. A line `{"timed": n}` gives the seconds of n tokens, computed one after the other,
+float32 each. It runs until stdin ends; whatever goes wrong ends the process with the words on stderr.
 
 Why ctypes: no endpoint of the server gives whole distributions over a given text, and the wheel's Python classes reach
 the server only, but its library exports the C interface. The wheel is pinned to one build. The two parameter structs,
@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
 from pathlib import Path
@@ -133,18 +134,34 @@ class Scorer:
             if self.invocation and start in (0, begin):
                 self._switch(on=start >= begin)
             part = ids[start:end]
-            self.batch.n_tokens = len(part)
-            for i, token in enumerate(part):
-                self.batch.token[i] = token
-                self.batch.pos[i] = start + i
-                self.batch.n_seq_id[i] = 1
-                self.batch.seq_id[i][0] = 0
-                self.batch.logits[i] = start + i in wanted
-            if status := self.llama.llama_decode(self.context, self.batch):
-                raise RuntimeError(f"llama_decode failed with status {status} at token {start}")
+            self._decode(part, start, wanted)
             for i in range(len(part)):
                 if self.batch.logits[i]:
                     yield ctypes.string_at(self.llama.llama_get_logits_ith(self.context, i), self.vocab_size * 4)
+
+    def timed(self, tokens: int) -> bytes:
+        """Return the seconds that each of so many tokens took, one after the other, float32."""
+        self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
+        taken = np.zeros(tokens, dtype="<f4")
+        for place in range(tokens):
+            started = time.perf_counter()
+            self._decode([0], place, {place})
+            # It computes in the background until somebody asks for what came out.
+            self.llama.llama_get_logits_ith(self.context, 0)
+            taken[place] = time.perf_counter() - started
+        return taken.tobytes()
+
+    def _decode(self, part: list[int], start: int, wanted: set[int]) -> None:
+        """Compute tokens that stand at `start`; logits are kept at the `wanted` places."""
+        self.batch.n_tokens = len(part)
+        for i, token in enumerate(part):
+            self.batch.token[i] = token
+            self.batch.pos[i] = start + i
+            self.batch.n_seq_id[i] = 1
+            self.batch.seq_id[i][0] = 0
+            self.batch.logits[i] = start + i in wanted
+        if status := self.llama.llama_decode(self.context, self.batch):
+            raise RuntimeError(f"llama_decode failed with status {status} at token {start}")
 
     def _new_context(self, context_tokens: int) -> int:
         params = self.llama.llama_context_default_params()
@@ -187,6 +204,10 @@ def main() -> None:
     stdout.flush()
     for line in sys.stdin:
         asked = json.loads(line)
+        if "timed" in asked:
+            stdout.write(scorer.timed(asked["timed"]))
+            stdout.flush()
+            continue
         targets = asked.pop("targets", None)
         for number, row in enumerate(scorer.rows(**asked)):
             stdout.write(row if targets is None else log_probability(row, targets[number]))

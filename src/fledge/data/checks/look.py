@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,9 +118,11 @@ class Recorder:
         self._files = {name: (folder / f"{name}.bin").open("wb") for name in FILES}
         self._rows: list[tuple[int, ...]] = []
         self._wholes: list[str] = []
-        self._content = array("I")
+        self._content: list[int] = []
         self._turns: list[tuple[int, int]] = []
-        self._met = array("I")
+        # Every word that carries meaning, by its hash, and the row that it stands in.
+        self._met: list[int] = []
+        self._met_in: list[int] = []
         self._known = np.zeros(COUNTED, dtype=np.uint32)
         self._number = self._at = 0
 
@@ -145,7 +146,7 @@ class Recorder:
                 self._at,
                 len(encoded),
                 meant,
-                sum(len(turn.content) for turn in v.turns),
+                sum([len(turn.content) for turn in v.turns]),
                 meaning,
                 min(255, turns),
                 _LANGUAGE_PLACE[told],
@@ -170,21 +171,26 @@ class Recorder:
         words = content(text)
         if not words:
             return 0, 0, len(asking)
-        hashes = [crc(word) for word in words]
-        self._met.extend({value & (COUNTED - 1) for value in hashes})
-        kept = [crc(system), *hashes] if len(words) < MOST_WORDS else ()
-        self._content.extend(kept)
-        return _key(system, words), len(kept), len(asking)
+        hashes = [zlib.crc32(word.encode("utf-8", "replace")) for word in words]
+        self._met += hashes
+        self._met_in += [self._number] * len(hashes)
+        if len(words) >= MOST_WORDS:
+            return _key(system, words), 0, len(asking)
+        self._content.append(crc(system))
+        self._content += hashes
+        return _key(system, words), 1 + len(hashes), len(asking)
 
     def _flush(self) -> None:
         # Written by the file itself: numpy's tofile would not say that the disk is full.
         self._files["rows"].write(np.array(self._rows, dtype=ROW).tobytes())
         if self._rows:
             self._files["bands"].write(near.sketch(self._wholes).tobytes())
-        np.add.at(self._known, np.array(self._met, dtype=np.int64), 1)
+        places = np.array(self._met, dtype=np.int64) & (COUNTED - 1)
+        once = np.unique(np.array(self._met_in, dtype=np.int64) * COUNTED + places) & (COUNTED - 1)
+        np.add.at(self._known, once, 1)
         self._files["content"].write(np.array(self._content, dtype="<u4").tobytes())
         self._files["turns"].write(np.array(self._turns, dtype=TURN).tobytes())
-        self._rows, self._wholes, self._turns, self._content, self._met = [], [], [], array("I"), array("I")
+        self._rows, self._wholes, self._turns, self._content, self._met, self._met_in = [], [], [], [], [], []
 
     def close(self) -> None:
         self._flush()

@@ -31,13 +31,17 @@ class View:
     @cached_property
     def text(self) -> str:
         """Everything that is learnt or read in the row, once: calls and reasoning too."""
-        said = [part for message in self.turns for part in (_said(message), message.thinking) if part]
-        return "\n".join([*said, self.beside] if self.beside else said)
+        said: list[str] = []
+        for message in self.turns:
+            said.append(_said(message))
+            if message.thinking:
+                said.append(message.thinking)
+        return "\n".join([*filter(None, said), self.beside] if self.beside else filter(None, said))
 
     @cached_property
     def thinking(self) -> str:
         """What is reasoned in the row, which tells it from another that says the same."""
-        return "\n".join(message.thinking for message in self.turns if message.thinking)
+        return "\n".join([message.thinking for message in self.turns if message.thinking])
 
 
 def view(record: Record) -> View:

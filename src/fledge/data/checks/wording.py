@@ -94,7 +94,9 @@ def both_ends(text: str) -> str:
 
 def content(text: str) -> list[str]:
     """Return the words of a text that carry its meaning; all of its words where none would be left."""
-    folded = both_ends(text).casefold().translate(_LETTERS)
+    folded = both_ends(text).casefold()
+    # Of our own letters one only is written in two ways.
+    folded = folded.replace("`", "'") if folded.isascii() else folded.translate(_LETTERS)
     folded = without_phrases(folded)
     if not folded.isascii():
         folded = unspaced(folded)

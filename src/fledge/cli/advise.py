@@ -12,8 +12,8 @@ from fledge.cli.options import HERE, AsJson, ProjectDir
 
 app = typer.Typer(help="What fits on a machine, and what it takes, before anything is trained.", no_args_is_help=True)
 Cache = Annotated[str, typer.Option("--cache", help="Type of keys and values: f16, q8_0 or q4_0.")]
-BAR = 40
-HEADS = ("model", "method", "file", "size", "train", "time", "serve", "tokens/s", "machine", "fits")
+BAR, WIDTH = 40, 110
+HEADS = ("model", "method", "file", "size", "train", "time", "serve", "tokens/s", "machine", "GPU", "fits")
 
 
 @app.command()
@@ -111,11 +111,14 @@ def _show(found: dict[str, Any]) -> None:
             f"{option['serve_ram_bytes'] / 1e9:.2f}",
             f"{option['tokens_per_s']:.3g}" if option["tokens_per_s"] else "",
             f"{option['least_machine_bytes'] / 1e9:.0f}" if option["least_machine_bytes"] else "",
+            f"{option['gpu_gib']}" if option["gpu_gib"] else "",
             "yes" if option["fits"] else "no",
             style=None if option["fits"] else "dim",
         )
-    Console().print(table)
+    # A name that is cut is of no use; a narrow terminal wraps.
+    Console(width=max(Console().width, WIDTH)).print(table)
     print("\nSizes in GB: the file, memory while it trains and while it is served, the smallest machine for both.")
+    print("GPU: the smallest card that could train it, reckoned and not measured; weights in 16 bits, or as the file.")
     print(f"Learnt: {found['learnt']}. Served: room for {found['context']:,} tokens.")
     print(f"Of {asked / 1e9:.1f} GB a program may take {usable / 1e9:.1f} GB.")
     if all(option["train_s"] is None for option in found["options"]):

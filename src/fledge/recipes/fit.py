@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from fledge.advise.gpu import gpu_bytes, smallest_card
 from fledge.advise.serving import CACHE_TYPES, cache_bytes, serving
 from fledge.config import Config, TrainConfig
 from fledge.data.course import plain
@@ -30,7 +31,7 @@ from fledge.model.random_weights import RandomWeights
 from fledge.model.safetensors_file import read_object
 from fledge.model.shape import Shape, shape_from_config
 from fledge.model.weights import Weights, open_weights
-from fledge.recipes.fit_rows import rows_to_learn
+from fledge.recipes.fit_rows import RowsToLearn, rows_to_learn
 from fledge.recipes.serving_speed import tokens_per_s
 from fledge.recipes.which import which
 from fledge.records import Example
@@ -43,6 +44,8 @@ from fledge.training.probe import DEEP, Rate, probe
 
 METHODS, TYPES = ("lora", "qlora", "full"), ("q8_0", "q4_k_m")
 CONTEXT = 2048
+# The numbers in which a graphics card holds weights that are not quantised.
+ON_CARD = torch.bfloat16
 # What an operating system and a browser leave of a machine's memory.
 LEFT = 0.8
 # Machines as they are sold.
@@ -110,6 +113,7 @@ class Training:
     fits: bool
     why: str
     least_bytes: int
+    gpu_bytes: int
     tokens: int = 0
 
 
@@ -148,8 +152,18 @@ class Place:
     process_bytes: int
 
 
-def train_of(candidate: Candidate, method: str, kind: str, rows: Sequence[Example], place: Place) -> Training:
+def train_of(
+    candidate: Candidate,
+    method: str,
+    kind: str,
+    rows: Sequence[Example],
+    place: Place,
+    *,
+    train: TrainConfig | None = None,
+) -> Training:
     """Return what training takes. kind: the type of the file that a quantised base is trained over.
+
+    train: the knobs that a project sets; auto else.
 
     Where nothing fits into the budget, the least that there is, and the change that would make it fit.
     """
@@ -171,15 +185,18 @@ def train_of(candidate: Candidate, method: str, kind: str, rows: Sequence[Exampl
         stored_bytes=stored_bytes if method == "qlora" else None,
     )
     knobs: dict[str, Any] = {"ram": f"{place.budget_bytes / 1e6:.0f}MB", "eval_every": 0.0}
+    knobs = (train or TrainConfig()).model_dump() | knobs
     asked = Config(model=candidate.name, method=method, train=TrainConfig(**knobs))
     free = asked.train.model_copy(update={"ram": ENDLESS, "recompute": True, "tokens_per_piece": 256})
     spared, _, least = resolve(asked.model_copy(update={"train": free}), rows, (), course=course, means=means)
+    held = stored_bytes("bfloat16") if method == "qlora" else ON_CARD.itemsize * candidate.num_params
+    card = gpu_bytes(least.parts, held)
     try:
         config, _, plan = resolve(asked, rows, (), course=course, means=means)
     except TrainError as error:
-        return _with_tokens(Training(least, spared, False, error.remedy, least.bytes), rows)
+        return _with_tokens(Training(least, spared, False, error.remedy, least.bytes, card), rows)
     why = "what layers compute is computed twice, to save memory" if plan.recompute else ""
-    return _with_tokens(Training(plan, config, True, why, min(least.bytes, plan.bytes)), rows)
+    return _with_tokens(Training(plan, config, True, why, min(least.bytes, plan.bytes), card), rows)
 
 
 def _with_tokens(training: Training, rows: Sequence[Example]) -> Training:
@@ -245,7 +262,7 @@ def fit(
     speeds: dict[str, dict[str, float]] = {}
     for done, (one, method) in enumerate(jobs):
         progress(done, len(jobs), f"{one.name} {method}")
-        options += _options(one, method, learnt.examples, place, wish, speeds.setdefault(one.name, {}))
+        options += _options(one, method, learnt, place, wish, speeds.setdefault(one.name, {}))
     progress(len(jobs), len(jobs), "")
     found = asdict(machine) | {"asked_ram_bytes": asked, "usable_ram_bytes": place.budget_bytes}
     return {
@@ -286,15 +303,15 @@ def _machine(taken_bytes: int) -> int | None:
 
 
 def _options(
-    one: Candidate, method: str, rows: Sequence[Example], place: Place, wish: Wish, speeds: dict[str, float]
+    one: Candidate, method: str, learnt: RowsToLearn, place: Place, wish: Wish, speeds: dict[str, float]
 ) -> Iterator[dict[str, Any]]:
     """Yield the options of a model and a method, one for each type of file. speeds: of the model's files, by type."""
     training, rate = None, None
-    longest = max(len(row.ids) for row in rows)
+    rows, longest = learnt.examples, learnt.longest
     for kind in wish.types:
         if training is None or method == "qlora":
             # Only over a quantised base it matters what kind of file that is.
-            training = train_of(one, method, kind, rows, place)
+            training = train_of(one, method, kind, rows, place, train=learnt.train)
         served = serving(
             one.shape,
             one.file_bytes(kind),
@@ -321,6 +338,8 @@ def _options(
             "train_ram_bytes": training.plan.bytes,
             "least_machine_bytes": _machine(max(training.least_bytes, served.bytes)),
             "train_parts": training.plan.parts,
+            "gpu_bytes": training.gpu_bytes,
+            "gpu_gib": smallest_card(training.gpu_bytes),
             "serve_ram_bytes": served.bytes,
             "serve_parts": asdict(served),
             "file_bytes": served.file_bytes,

@@ -78,10 +78,7 @@ def told_by(arguments: list[str], folder: Path) -> dict[str, Any]:
 def compare(model: Path, setting: Setting, rounds: int, work: Path) -> dict[str, float]:
     """Advise and train, `rounds` times in turn; return what was told and what it took."""
     kind = setting.base or "q8_0"
-    base = model
-    if setting.base:
-        base = work / f"{model.name}-{kind}.gguf"
-        write_base(base, model, kind)
+    base = base_file(model, kind, work) if setting.base else model
     folder = work / f"{model.name}-{setting.name.replace(' ', '-').replace(',', '')}"
     write_project(folder, base, setting)
     told, taken = [], []
@@ -100,12 +97,17 @@ def compare(model: Path, setting: Setting, rounds: int, work: Path) -> dict[str,
     }
 
 
-def write_base(path: Path, folder: Path, kind: str) -> None:
+def base_file(folder: Path, kind: str, work: Path) -> Path:
+    """Return a quantised base: the starter's own file as it is, of others one that is written here."""
+    from fledge.model.pull import pull
     from fledge.model.weights import open_weights
     from fledge.release.gguf import write_gguf
 
-    if not path.is_file():
-        write_gguf(path, open_weights(folder), None, kind)
+    if folder.name == "smollm2-135m":
+        return pull(folder.name).path
+    path = work / f"{folder.name}-{kind}.gguf"
+    write_gguf(path, open_weights(folder), None, kind)
+    return path
 
 
 def show(what: str, found: Mapping[str, float]) -> None:

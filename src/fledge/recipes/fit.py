@@ -30,8 +30,9 @@ from fledge.model.memory import memory_bytes, rss_bytes
 from fledge.model.random_weights import RandomWeights
 from fledge.model.safetensors_file import read_object
 from fledge.model.shape import Shape, shape_from_config
-from fledge.model.weights import Weights, open_weights
+from fledge.model.weights import GgufWeights, Weights, open_weights
 from fledge.recipes.fit_rows import RowsToLearn, rows_to_learn
+from fledge.recipes.licence import licence_of_model
 from fledge.recipes.serving_speed import tokens_per_s
 from fledge.recipes.which import which
 from fledge.records import Example
@@ -78,11 +79,12 @@ class Wish:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that may be chosen."""
+    """A model that may be chosen. stored: the ggml type of each tensor of a file that is there already."""
 
     name: str
     shape: Shape
     licence: str
+    stored: Mapping[str, str] | None = None
 
     @property
     def num_params(self) -> int:
@@ -97,6 +99,10 @@ class Candidate:
     def types(self, kind: str) -> dict[str, str]:
         """Return the ggml type of each tensor in a file of this kind."""
         return quantize.plan(kind, self.tensors, num_layers=self.shape.num_layers, tied=self.shape.tied)
+
+    def base_types(self, kind: str) -> Mapping[str, str]:
+        """Return the types of the base that is trained over: a file's own, else those of a file of this kind."""
+        return self.types(kind) if self.stored is None else self.stored
 
     def file_bytes(self, kind: str) -> int:
         types, tensors = self.types(kind), self.tensors
@@ -132,9 +138,13 @@ def _candidate(name: str, project: Path) -> Candidate:
     path = project / name
     if (path / "config.json").is_file():
         config = read_object(path / "config.json")
-        return Candidate(path.name, shape_from_config(config, where=str(path / "config.json")), "unknown")
+        licence = licence_of_model(name, project) or "unknown"
+        return Candidate(path.name, shape_from_config(config, where=str(path / "config.json")), licence)
     if path.suffix == ".gguf" and path.is_file():
-        return Candidate(path.name, open_weights(path).shape, "unknown")
+        weights = open_weights(path)
+        assert isinstance(weights, GgufWeights)
+        stored = {tensor: info.type for tensor, info in weights.header.tensors.items()}
+        return Candidate(path.name, weights.shape, licence_of_model(name, project) or "unknown", stored)
     try:
         return _known(catalog.get(name))
     except ModelError as error:
@@ -171,7 +181,7 @@ def train_of(
     layer = RandomWeights(shape, 1)
     per_layer = sum(math.prod(layer.tensor_shape(name)) for name in layer.names() if layer_of(name) == 0)
     course = plain(len(rows), seed=0)
-    types = candidate.types(kind)
+    types = candidate.base_types(kind)
 
     def stored_bytes(dtype: str) -> int:
         return held_bytes(RandomWeights(shape, shape.num_layers, stored=types), DTYPES[dtype])
@@ -358,7 +368,7 @@ def _rate_here(one: Candidate, training: Training, kind: str, rows: Sequence[Exa
     # Both depths are there at once, and none is larger than the deeper.
     if 2 * timed.plan.bytes > memory_bytes()[1]:
         return None
-    return rate_of(one, training, one.types(kind), rows)
+    return rate_of(one, training, one.base_types(kind), rows)
 
 
 def growth(project: Path, model: str, cache_type: str) -> dict[str, Any]:

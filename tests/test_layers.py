@@ -21,7 +21,7 @@ SOURCE = Path(fledge.__file__).parents[1]
 LAYERS = {
     "fledge": 0, "errors": 0, "records": 0, "config": 0, "config_file": 0, "project": 0, "kept": 0,
     "data": 1, "runtime": 1, "rewards": 1,
-    "model": 2,
+    "model": 2, "knowledge": 2,
     "objective": 3,
     "training": 4, "evaluation": 4, "release": 4, "advise": 4,
     "recipes": 6,
@@ -44,6 +44,7 @@ DOORS = {
             "data.checks",
             "data.split",
             "runtime",
+            "knowledge",
             "model",
             "training.batch",
             "evaluation",

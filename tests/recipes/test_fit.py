@@ -117,3 +117,46 @@ def test_a_folder_that_says_nothing_is_named(tmp_path: Path) -> None:
     (tmp_path / "model/config.json").write_text("{broken", encoding="utf-8")
     with pytest.raises(ModelError, match="holds no JSON"):
         candidates(["model"], tmp_path)
+
+
+def test_a_goal_picks_the_smallest_that_suits_and_says_what_was_passed_over(tmp_path: Path) -> None:
+    wish = Wish(ram_bytes=int(8e9), types=["q8_0"], measure=False, goal="classify mails in German")
+    wish = replace(wish, models=["smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b", "llama-3.1-8b"])
+    found = fit(tmp_path, wish, say=quiet, progress=quiet)["pick"]
+    assert (found["model"], found["method"]) == ("qwen2.5-0.5b", "lora")
+    assert "smollm2-135m (it was not trained in de)" in found["why"]
+    nothing = fit(tmp_path, replace(wish, models=["smollm2-135m"]), say=quiet, progress=quiet)["pick"]
+    assert nothing["model"] == "" and "nothing suits the goal" in nothing["why"]
+
+
+def test_the_rows_of_a_project_and_its_knobs_are_reckoned_with(tmp_path: Path) -> None:
+    project = save_project(tmp_path / "project", rows=24)
+    save_tiny_model(project / "model")
+    wish = Wish(models=["model"], methods=["lora"], types=["q8_0"], measure=False)
+    own = fit(project, wish, say=quiet, progress=quiet)
+    rows = prepare(project, load_config(project)).lesson.examples
+    assert own["rows"] == len(rows) and own["tokens"] == max(len(row.ids) for row in rows)
+    assert "the project's" in own["learnt"]
+    text = (project / "fledge.yaml").read_text(encoding="utf-8")
+    (project / "fledge.yaml").write_text(text.replace("epochs: 4", "epochs: 1"), encoding="utf-8")
+    once = fit(project, wish, say=quiet, progress=quiet)
+    assert 4 * once["options"][0]["train_tokens"] == own["options"][0]["train_tokens"]
+    (project / "data/train.jsonl").unlink()
+    assert "no such file" in fit(project, wish, say=quiet, progress=quiet)["learnt"]
+    told = fit(project, replace(wish, rows=5, tokens=100), say=quiet, progress=quiet)
+    assert (told["rows"], told["tokens"]) == (5, 100)
+
+
+def test_a_file_that_is_there_is_trained_over_as_it_is(tmp_path: Path, starter_gguf: Path) -> None:
+    wish = Wish(models=[str(starter_gguf)], methods=["qlora"], rows=8, measure=False)
+    options = fit(tmp_path, wish, say=quiet, progress=quiet)["options"]
+    sizes = {option["train_ram_bytes"] for option in options}
+    assert len(options) == 2 and max(sizes) - min(sizes) < 1e6, "whatever becomes of it, the base is this file"
+
+
+def test_what_a_card_needs_grows_with_the_method(tmp_path: Path) -> None:
+    wish = Wish(models=["llama-3.1-8b"], types=["q4_k_m"], measure=False)
+    needed = {o["method"]: o["gpu_bytes"] for o in fit(tmp_path, wish, say=quiet, progress=quiet)["options"]}
+    assert needed["qlora"] < needed["lora"] < needed["full"]
+    # What others publish for LoRA over 8 billion weights in 16 bits is 22 GB, for full training some 120.
+    assert 16e9 < needed["lora"] < 24e9

@@ -10,7 +10,7 @@ from pathlib import Path
 from fledge.config import FILE_NAME, Config, TrainConfig
 from fledge.config_file import load_config
 from fledge.data.template import ChatTemplate
-from fledge.errors import FledgeError
+from fledge.errors import DataError, ModelError
 from fledge.model.pull import on_this_machine
 from fledge.model.tokenizer import load_tokenizer
 from fledge.model.weights import open_weights
@@ -45,7 +45,7 @@ def rows_to_learn(project: Path, rows: int | None, tokens: int | None) -> RowsTo
     if rows is None and tokens is None and (project / FILE_NAME).is_file():
         try:
             return _own(project, load_config(project))
-        except FledgeError as error:
+        except (DataError, ModelError) as error:
             why = f" (those of the project are not counted: {error})"
     count, length = rows or ROWS, tokens or ROW_TOKENS
     return RowsToLearn(_random(count, length), f"{count} rows of {length} tokens that share nothing{why}")

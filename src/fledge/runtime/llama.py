@@ -83,7 +83,8 @@ class Llama:
     GGUF file, applied at full strength. `reuse_prompt` lets a conversation that begins as an earlier one did skip what
     was read before: right for a chat. llama.cpp attends by another kernel when few tokens are new, and its rounding can
     turn a near-tie, so switch it off where an answer must not depend on what was asked before. Under an adapter that
-    acts only after the prompt (aLoRA) one conversation is worked on at a time.
+    acts only after the prompt (aLoRA) one conversation is worked on at a time. `embeds` is for a model that tells what
+    texts mean instead of answering.
 
     Raises ModelError for a file that is no GGUF file, EngineError("engine.start") when llama.cpp refuses it. Methods
     raise EngineError("engine.request") for a request that llama.cpp refuses and EngineError("engine.died") when the
@@ -99,6 +100,7 @@ class Llama:
         parallel: int = 1,
         threads: int | None = None,
         reuse_prompt: bool = True,
+        embeds: bool = False,
         start_timeout_s: float = 60.0,
     ) -> None:
         require_gguf(path)
@@ -119,6 +121,7 @@ class Llama:
                 "parallel": parallel,
                 "threads": threads or usable_cores(),
                 "api_key": api_key,
+                "embeds": embeds,
             },
             where=str(path) if adapter is None else f"{path} with {adapter}",
             start_timeout_s=start_timeout_s,

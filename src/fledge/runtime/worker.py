@@ -1,8 +1,9 @@
 """The process in which llama.cpp serves one GGUF file over loopback HTTP: `python -m fledge.runtime.worker`.
 
-Reads one JSON line of settings from stdin (`path, adapter, context_tokens, parallel, threads, api_key`), writes one
-JSON line `{"url": ...}` to stdout when it is ready, and runs until stdin ends. Whatever goes wrong ends the process;
-the words are on stderr. Started by `fledge.runtime.llama` through `fledge.runtime.process`, which explains the shape.
+Reads one JSON line of settings from stdin (`path, adapter, context_tokens, parallel, threads, api_key, embeds`), and
+writes one JSON line `{"url": ...}` to stdout when it is ready, and runs until stdin ends. Whatever goes wrong ends the
+process; the words are on stderr. Started by `fledge.runtime.llama` through `fledge.runtime.process`, which explains
+the shape.
 """
 
 from __future__ import annotations
@@ -46,6 +47,12 @@ def start(settings: dict[str, Any]) -> Any:
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
     params.force_pure_content_parser = True
     params.prefill_assistant = False
+    if settings["embeds"]:
+        params.embedding = True
+        # A text is what its tokens mean on average: right for models that were not trained to say it in one of them.
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        # A text is read at once.
+        params.n_batch = params.n_ubatch = settings["context_tokens"]
     return xllamacpp.Server(params)
 
 

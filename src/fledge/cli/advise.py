@@ -254,3 +254,82 @@ def model(
         print(f"{one['name']}: {one['variant']}, {size}, {one['licence']}, {languages}{stored}")
         for why in one["against"]:
             print(f"    - {why}")
+
+
+@app.command()
+def trial(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Rows to learn from and to ask; by default the project's.")
+    ] = None,
+    knowledge: Annotated[
+        Path | None,
+        typer.Option("--knowledge", help="Documents to retrieve from; by default knowledge/ in the project."),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="The system prompt of what is not trained.")] = None,
+    ask: Annotated[int, typer.Option("--ask", min=10, help="Rows that are asked at most.")] = 50,
+    requests: Annotated[int, typer.Option("--requests", min=1, help="Questions a month.")] = 10_000,
+    price: Annotated[float, typer.Option("--price", min=0, help="What a machine like this costs an hour.")] = 0.04,
+    arms: Annotated[
+        str, typer.Option("--arms", help="What is tried, with commas between.")
+    ] = "prompt,few_shot,rag,tuned,tuned_rag",
+    project: ProjectDir = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Tell whether to train at all: the same rows through a prompt, examples, retrieval, a trained model, and both.
+
+    It takes one training run and asks each row five times.
+
+    Example: fledge advise trial --data rows.jsonl
+    """
+    from fledge.cli.output import Bar, emit, say
+    from fledge.cli.train import with_progress
+    from fledge.config import FILE_NAME, Config, DataConfig
+    from fledge.config_file import load_config
+    from fledge.model.process import prepare_process
+
+    prepare_process()
+    from fledge.advise.trial import ARMS
+    from fledge.recipes.trial import Order, Progress
+    from fledge.recipes.trial import trial as try_out
+    from fledge.recipes.tune import tune
+
+    config = load_config(project) if (project / FILE_NAME).is_file() else Config()
+    if data is not None:
+        own = config.data.model_dump() | {"train": str(data.absolute()), "eval": "auto"}
+        config = config.model_copy(update={"data": DataConfig(**own)})
+    wanted = tuple(arm.strip() for arm in arms.split(","))
+    for arm in wanted:
+        _require("--arms", arm, ARMS)
+    order = Order(knowledge, prompt, requests, price, ask, wanted)
+    with Bar("asking") as bar:
+        progress = Progress(
+            say,
+            lambda arm, done, total: bar(done, total, note=arm),
+            lambda folder, own: with_progress(lambda listener: tune(folder, own, listener=listener)),
+        )
+        found = try_out(project, config, order, progress=progress)
+    if as_json:
+        emit(found)
+    else:
+        _show_trial(found)
+
+
+def _show_trial(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("arm", "right", "95 %", "seconds", "tokens", "a month", box=None, pad_edge=False)
+    for arm in found["arms"]:
+        low, high = arm["interval"]
+        table.add_row(
+            arm["arm"],
+            f"{arm['accuracy']:.0%}",
+            f"{low:.0%} to {high:.0%}",
+            f"{arm['seconds']:.2f}",
+            f"{arm['tokens']:.0f}",
+            f"{arm['cost']:.2f}",
+        )
+    Console(width=max(Console().width, WIDTH)).print(table)
+    print(f"\n{found['rows']} rows asked, {found['learnt']} learnt from. Seconds and tokens are those of one answer.")
+    print(f"A month: {found['requests']:,} questions on a machine like this one at {found['hour_price']} an hour.")
+    print(f"\n{found['advice']} {found['why']}")

@@ -37,32 +37,44 @@ def measure(
     rows: Sequence[Conversation],
     config: Config,
     *,
+    prompts: Sequence[Sequence[Message]] | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Return what `served` answers to `rows`, counted by evaluate.score and evaluate.template.
 
-    Where the scorer is `auto`, each task gets the one that suits its rows.
+    Where the scorer is `auto`, each task gets the one that suits its rows. prompts: what is put to the model in place
+    of the rows' own, which the answers are still held against.
     """
+    asked = [row.prompt for row in rows] if prompts is None else prompts
     tasks: dict[str, list[Conversation]] = {}
     for row in rows:
         tasks.setdefault(row.task, []).append(row)
     scorer = {task: choose_scorer(config.evaluate.score, own)[0] for task, own in tasks.items()}
     template = None if config.evaluate.template is None else Template(config.evaluate.template)
-    sampling = Sampling(
+    sampling, room = sampling_of(config), room_for(asked, config)
+    with Llama(served.path, adapter=served.adapter, parallel=PARALLEL, context_tokens=room) as llama:
+
+        def ask(_: Sequence[Sequence[Message]]) -> list[Reply]:
+            return llama.ask_all(asked, sampling=sampling, on_done=on_done)
+
+        return evaluate(rows, ask, scorer=scorer, template=template)
+
+
+def sampling_of(config: Config) -> Sampling:
+    """Return how answers are sampled where they are measured."""
+    return Sampling(
         temperature=config.generate.temperature,
         max_tokens=config.generate.max_tokens,
         stop=tuple(config.generate.stop),
         seed=config.train.seed,
     )
-    # A token is at least one byte of text, so this is room enough; the key/value cache is paid for in full.
-    longest = max(sum(len(message.content.encode()) for message in row.prompt) for row in rows)
-    room = min(config.train.max_tokens, longest + TEMPLATE_TOKENS) + config.generate.max_tokens
-    with Llama(served.path, adapter=served.adapter, parallel=PARALLEL, context_tokens=room) as llama:
 
-        def ask(conversations: Sequence[Sequence[Message]]) -> list[Reply]:
-            return llama.ask_all(conversations, sampling=sampling, on_done=on_done)
 
-        return evaluate(rows, ask, scorer=scorer, template=template)
+def room_for(prompts: Sequence[Sequence[Message]], config: Config) -> int:
+    """Return the tokens of context that the longest prompt and its answer need; the key/value cache is paid in full."""
+    # A token is at least one byte of text, so this is room enough.
+    longest = max(sum(len(message.content.encode()) for message in prompt) for prompt in prompts)
+    return min(config.train.max_tokens, longest + TEMPLATE_TOKENS) + config.generate.max_tokens
 
 
 def versus(before: Evaluation, after: Evaluation) -> Verdict:

@@ -78,7 +78,9 @@ def trial(project: Path, config: Config, order: Order, *, progress: Progress = P
         tempfile.TemporaryDirectory(prefix="fledge-trial-") as folder,
         _knowledge(Path(folder), project, order, train, base, progress) as find,
     ):
-        tuned, train_s = _trained(Path(folder), config, train, progress) if TRAINED & set(order.arms) else (base, 0.0)
+        tuned, train_s = (
+            _trained(Path(folder), project, config, train, progress) if TRAINED & set(order.arms) else (base, 0.0)
+        )
         told: list[tuple[Tried, Evaluation]] = []
         for arm in order.arms:
             served = tuned if arm in TRAINED else base
@@ -180,7 +182,9 @@ def _prompt(
     return prompt
 
 
-def _trained(work: Path, config: Config, train: Sequence[Conversation], progress: Progress) -> tuple[Served, float]:
+def _trained(
+    work: Path, project: Path, config: Config, train: Sequence[Conversation], progress: Progress
+) -> tuple[Served, float]:
     """Train on the rows in a folder of its own; return the base with the adapter, and how long it took."""
     from fledge.recipes.ship import export, open_run
     from fledge.recipes.tune import tune
@@ -189,7 +193,10 @@ def _trained(work: Path, config: Config, train: Sequence[Conversation], progress
     folder.mkdir()
     (folder / "train.jsonl").write_text("".join(map(as_line, train)), encoding="utf-8")
     data = config.data.model_copy(update={"train": "train.jsonl", "eval": "auto", "format": "auto", "columns": {}})
-    own = config.model_copy(update={"data": DataConfig(**data.model_dump())})
+    # What stands in the project is named from there.
+    model = project / config.model
+    name = str(model.resolve()) if model.exists() else config.model
+    own = config.model_copy(update={"model": name, "data": DataConfig(**data.model_dump())})
     progress.say(f"training on {len(train)} rows")
     summary = progress.train(folder, own) if progress.train is not None else tune(folder, own)
     run = find_run(folder, summary["run"])

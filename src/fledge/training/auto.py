@@ -26,8 +26,9 @@ ROWS_PER_STEP = 8
 # Of text: how often it is read, and how much of it makes a step (docs/decisions.md).
 TEXT_EPOCHS = 3
 TEXT_STEP_TOKENS = 2048
-# Of answers that are compared: how often, and the share of the usual learning rate (docs/decisions.md).
-COMPARISON_EPOCHS, COMPARISON_LR = 3, 0.2
+# Of answers that are compared: how many times in all, at least and at most so often each, and the share of the usual
+# learning rate (docs/decisions.md).
+COMPARISONS, LEAST_COMPARED, MOST_COMPARED, COMPARISON_LR = 1200, 3, 8, 0.2
 # Of replies that are rewarded: steps, and the share of the usual learning rate (docs/decisions.md).
 ROLLOUT_STEPS, ROLLOUT_LR = 150, 0.25
 # Of answers that are scored: the same share.
@@ -88,7 +89,11 @@ def resolve(
     compared = compares(config)
     preference, told = _preference(config, examples)
     rules: dict[str, tuple[object, str]] = {
-        "epochs": _reads() if prose else _comparisons() if compared else _epochs(course.rows_per_epoch),
+        "epochs": _reads()
+        if prose
+        else _comparisons(course.rows_per_epoch)
+        if compared
+        else _epochs(course.rows_per_epoch),
         "lr": _lr(means.num_params, config, compared=compared),
         "rank": (16, "enough for hundreds of facts in a small model; more costs time, not quality"),
         "rows_per_step": _passages_per_step(examples) if prose else _rows_per_step(course.rows_per_epoch),
@@ -260,8 +265,10 @@ def _passages_per_step(examples: Sequence[Example]) -> tuple[int, str]:
     return rows, f"passages have {mean:.0f} tokens in the mean; about {TEXT_STEP_TOKENS} tokens make a step"
 
 
-def _comparisons() -> tuple[int, str]:
-    return COMPARISON_EPOCHS, f"each row is compared {COMPARISON_EPOCHS} times; more often is learning it by heart"
+def _comparisons(num_rows: int) -> tuple[int, str]:
+    epochs = min(MOST_COMPARED, max(LEAST_COMPARED, round(COMPARISONS / num_rows)))
+    each = f"{LEAST_COMPARED} to {MOST_COMPARED} times each"
+    return epochs, f"{num_rows} rows are compared about {COMPARISONS:,} times in all, {each}"
 
 
 def _dtype(config: Config, means: Means) -> tuple[str, str]:

@@ -123,18 +123,18 @@ def plan_memory(
     """
     sizes = [tokens_per_piece] if tokens_per_piece is not None else list(PIECES)
     plans = []
-    largest = {size: _largest(examples, job, job.course, size) for size in sizes}
+    largest = _Pieces(examples)
     for again in (False, True) if recompute is None else (recompute,):
         for size in sizes:
-            tokens, trunk_tokens, scored = largest[size]
+            tokens, trunk_tokens, scored = largest.of(job, size)
             parts = {"process": process_bytes, **parts_of(job, tokens, trunk_tokens, scored, recompute=again)}
             plans.append(MemoryPlan(size, again, tokens, trunk_tokens, parts))
             if plans[-1].bytes <= budget_bytes:
                 return plans[-1]
     least = min(plans, key=lambda plan: plan.bytes)
     process = least.parts["process"]
-    fitting = [words for words, other in others.items() if _least(process, examples, other).bytes <= budget_bytes]
-    freed = _least(process, examples, job, sizes=(*PIECES, least.tokens_per_piece))
+    fitting = [words for words, other in others.items() if _least(process, largest, other).bytes <= budget_bytes]
+    freed = _least(process, largest, job, sizes=(*PIECES, least.tokens_per_piece))
     raise _too_little(least, examples, job, budget_bytes, freed=freed, fitting=fitting)
 
 
@@ -203,6 +203,21 @@ def _largest(examples: Sequence[Example], job: Job, course: Course, size: int) -
     return grown, trunk_tokens, min(int(scored * MARGIN), grown + trunk_tokens)
 
 
+class _Pieces:
+    """The largest pieces of some rows: asked for by job after job, cut once for each size."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+        self._known: dict[tuple[int, int, bool, int], tuple[int, int, int]] = {}
+
+    def of(self, job: Job, size: int) -> tuple[int, int, int]:
+        """Return what `_largest` does; jobs over one course differ for it in how their steps are made up only."""
+        key = (job.rows_per_step, job.unit, job.trunk, size)
+        if key not in self._known:
+            self._known[key] = _largest(self._examples, job, job.course, size)
+        return self._known[key]
+
+
 def _lengths(examples: Sequence[Example], job: Job) -> list[int]:
     """Return the tokens of each row, those that its examples share counted as often."""
     lengths = [len(example.ids) for example in examples]
@@ -228,19 +243,13 @@ def _fitting(least: MemoryPlan, examples: Sequence[Example], job: Job, budget_by
     return 0
 
 
-def _least(process_bytes: int, examples: Sequence[Example], job: Job, *, sizes: Sequence[int] = PIECES) -> MemoryPlan:
+def _least(process_bytes: int, largest: _Pieces, job: Job, *, sizes: Sequence[int] = PIECES) -> MemoryPlan:
     """Return the plan that takes least when neither pieces nor recomputing are told."""
-    largest = {size: _largest(examples, job, job.course, size) for size in sizes}
-    plans = [
-        MemoryPlan(
-            size,
-            True,
-            largest[size][0],
-            largest[size][1],
-            {"process": process_bytes, **parts_of(job, *largest[size], recompute=True)},
-        )
-        for size in sizes
-    ]
+    plans = []
+    for size in sizes:
+        tokens, trunk_tokens, scored = largest.of(job, size)
+        parts = {"process": process_bytes, **parts_of(job, tokens, trunk_tokens, scored, recompute=True)}
+        plans.append(MemoryPlan(size, True, tokens, trunk_tokens, parts))
     return min(plans, key=lambda plan: plan.bytes)
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fledge.data.passages import Passage, passages
@@ -160,6 +160,7 @@ def test_every_word_stands_in_one_passage_and_every_passage_within_its_limit(
 
 @settings(max_examples=200, deadline=None)
 @given(parts=st.lists(PIECES, max_size=14), limit=st.integers(12, 40))
+@example(parts=["# One"] * 6 + ["Setext\n------"], limit=12)
 def test_a_block_that_fits_is_in_one_passage(parts: list[str], limit: int) -> None:
     text = "\n\n".join(parts)
     found = [passage.text for passage in cut(text, limit)]

@@ -53,8 +53,6 @@ def fit(
     Example: fledge advise fit --ram 8GB, then: fledge advise fit smollm2-135m --ram 8GB
     """
     from fledge.cli.output import Bar, emit, say
-    from fledge.config import size_bytes
-    from fledge.errors import ConfigError
     from fledge.model.process import prepare_process
 
     prepare_process()
@@ -63,27 +61,35 @@ def fit(
     from fledge.recipes.fit import fit as work_out
     from fledge.release.quantize import file_type
 
-    try:
-        ram_bytes = None if ram is None else size_bytes(ram)
-    except ValueError as error:
-        raise ConfigError("config.bad_value", f"--ram {ram}: {error}.", where="command line") from None
-    if ram_bytes == 0:
-        raise ConfigError(
-            "config.bad_value", "--ram is nothing.", where="command line", remedy="For example: --ram 8GB"
-        )
     methods, types = tuple(method or METHODS), tuple(map(file_type, quant or TYPES))
     for one in methods:
         _require("--method", one, METHODS)
     _require("--cache", cache, tuple(CACHE_TYPES))
     # Half a minute each, in which nobody wants to wait for a dozen.
     measure = bool(models) if probe is None else probe
-    wish = Wish(ram_bytes, tuple(models or ()), methods, types, rows, tokens, context, cache, measure, goal)
+    wish = Wish(_memory(ram), tuple(models or ()), methods, types, rows, tokens, context, cache, measure, goal)
     with Bar("working out") as bar:
         found = work_out(project, wish, say=say, progress=lambda done, total, note: bar(done, total, note=note))
     if as_json:
         emit(found)
     else:
         _show(found)
+
+
+def _memory(told: str | None) -> int | None:
+    """Return the bytes that --ram says. Raises ConfigError for what is no size, or nothing."""
+    from fledge.config import size_bytes
+    from fledge.errors import ConfigError
+
+    try:
+        found = None if told is None else size_bytes(told)
+    except ValueError as error:
+        raise ConfigError("config.bad_value", f"--ram {told}: {error}.", where="command line") from None
+    if found == 0:
+        raise ConfigError(
+            "config.bad_value", "--ram is nothing.", where="command line", remedy="For example: --ram 8GB"
+        )
+    return found
 
 
 def _require(what: str, given: str, known: Sequence[str]) -> None:

@@ -167,6 +167,10 @@ def _between(text: str, before: Block, block: Block) -> int:
 def _inside(text: str, block: Block) -> Iterator[tuple[int, int]]:
     """Yield the places inside a block, those that tear less first. A fence stays with the code beside it."""
     start, end = block.start, block.end
+    if block.kind is Kind.HEADING:
+        # It is torn last of all: before it is cut from what it stands above, or from its underline.
+        yield from ((match.end(), Rank.WORD) for match in _BLANK.finditer(text, start, end))
+        return
     if block.kind is Kind.FENCED:
         lines = text[start:end].split("\n")
         start += len(lines[0]) + (1 + len(lines[1]) - len(lines[1].lstrip()) if len(lines) > 1 else 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fledge.errors import DataError
+from fledge.errors import DataError, DiskError
 from fledge.knowledge.chunk import CHUNK_CHARS, chunks_of
 from fledge.knowledge.index import Index, Vectors
 from fledge.knowledge.retrieve import RANK_OFFSET, as_context, fused, retrieve
@@ -104,6 +104,18 @@ def test_an_update_that_fails_changes_nothing(folder: Path, tmp_path: Path) -> N
         with pytest.raises(RuntimeError):
             index.update(folder, embed=fails, embedder="letters")
         assert retrieve(index, "kettle", count=9, embed=letters) == before
+
+
+def test_a_full_disk_is_one_clear_error_and_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    with Index(tmp_path / "index.db") as index:
+        index.update(folder)
+        before = retrieve(index, "kettle", count=9)
+        pages = index._database.execute("PRAGMA page_count").fetchone()[0]
+        index._database.execute(f"PRAGMA max_page_count={pages}")
+        (folder / "long.txt").write_text("A kettle and a word.\n\n" * 20_000, encoding="utf-8")
+        with pytest.raises(DiskError, match="is full"):
+            index.update(folder)
+        assert retrieve(index, "kettle", count=9) == before
 
 
 def test_meaning_finds_what_words_do_not_and_another_embedder_starts_anew(folder: Path, tmp_path: Path) -> None:

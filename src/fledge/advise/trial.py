@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 # From the easiest to have to the most work. What is trained has to be trained again when facts change.
 ARMS = ("prompt", "few_shot", "rag", "tuned", "tuned_rag")
+RETRIEVING = frozenset(("rag", "tuned_rag"))
 TRAINED = frozenset(("tuned", "tuned_rag"))
 NAMES = {
     "prompt": "a prompt alone",
@@ -73,7 +74,8 @@ def advise(tried: Sequence[Tried], compare: Compare) -> Advice:
 def _words(one: Tried) -> str:
     if one.accuracy < GOOD:
         return (
-            f"None is good enough; {NAMES[one.arm]} comes nearest. More rows, or a larger model, before anything else."
+            f"None is good enough; {NAMES[one.arm]} does as well as any. More rows, or a larger model, before "
+            "anything else."
         )
     return f"Train: {NAMES[one.arm]}." if one.arm in TRAINED else f"Don't train: {NAMES[one.arm]} will do."
 

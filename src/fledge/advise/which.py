@@ -210,11 +210,9 @@ def wanted(needs: Needs) -> str:
         return "a vision model; fledge trains what it says, not what it sees"
     if needs.form == "text":
         return "base: text teaches what to know and how it sounds, and a base model has nothing to forget"
-    rows = f" {needs.rows:,} rows are few enough" if 0 < needs.rows < 10_000 else ""
+    rows = f", and {needs.rows:,} rows do" if 0 < needs.rows < 10_000 else ""
     coded = ", one for code where there is one" if needs.code else ""
-    return (
-        f"instruct{coded}: it answers already and has a template, so rows need teach only what is new.{rows}".rstrip()
-    )
+    return f"instruct{coded}: it answers already and has a template, so rows need teach only what is new{rows}"
 
 
 def joined(given: Needs, seen: Needs) -> Needs:

@@ -303,7 +303,7 @@ def trial(
     if data is not None:
         own = config.data.model_dump() | {"train": str(data.absolute()), "eval": "auto"}
         config = config.model_copy(update={"data": DataConfig(**own)})
-    wanted = tuple(arm.strip() for arm in arms.split(","))
+    wanted = tuple(dict.fromkeys(arm.strip() for arm in arms.split(",")))
     for arm in wanted:
         _require("--arms", arm, ARMS)
     order = Order(knowledge, prompt, requests, price, ask, wanted)
@@ -311,7 +311,7 @@ def trial(
         progress = Progress(
             say,
             lambda arm, done, total: bar(done, total, note=arm),
-            lambda folder, own: with_progress(lambda listener: tune(folder, own, listener=listener)),
+            lambda folder, own: with_progress(lambda listener: tune(folder, own, listener=listener), kept=False),
         )
         found = try_out(project, config, order, progress=progress)
     if as_json:

@@ -55,8 +55,11 @@ def train(
     emit(summary) if as_json else _tell(summary)
 
 
-def with_progress(work: Any) -> dict[str, Any]:
-    """Return work(listener) while a bar shows its steps, and say how to go on where it is interrupted."""
+def with_progress(work: Any, *, kept: bool = True) -> dict[str, Any]:
+    """Return work(listener) while a bar shows its steps, and say how to go on where it is interrupted.
+
+    kept: whether what is there by then outlives the command.
+    """
     from fledge.cli.output import Bar, say
     from fledge.recipes.tune import Listener
 
@@ -76,7 +79,8 @@ def with_progress(work: Any) -> dict[str, Any]:
         try:
             result: dict[str, Any] = work(Listener(say=say, step=on_step, evaluated=on_evaluation))
         except KeyboardInterrupt:
-            say("stopped. Go on with: fledge train --resume latest (and -C DIR, if you gave one)")
+            if kept:
+                say("stopped. Go on with: fledge train --resume latest (and -C DIR, if you gave one)")
             raise
     return result
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fledge.errors import DataError
+from fledge.errors import DataError, DiskError, writing
 from fledge.knowledge.chunk import Chunk, chunks_of, files_of
 
 Vectors = npt.NDArray[np.float32]
@@ -58,7 +58,9 @@ class Index:
     """The chunks of one folder of documents. A context manager; `path` is made where it is not there."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._database = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
@@ -111,10 +113,19 @@ class Index:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
+            self._database.execute("COMMIT")
+        except BaseException as error:
+            if self._database.in_transaction:
+                # SQLite itself takes back what a full disk has stopped.
+                self._database.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise DiskError(
+                    "setup.disk",
+                    f"cannot write: {error}.",
+                    where=str(self._path),
+                    remedy="Free some room, then run the command again; the index is what it was.",
+                ) from error
             raise
-        self._database.execute("COMMIT")
 
     def _forget(self, name: str) -> None:
         rows = self._database.execute("SELECT id, headings, text FROM chunks WHERE path = ?", (name,)).fetchall()

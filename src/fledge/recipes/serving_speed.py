@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fledge.errors import writing
 from fledge.model.shape import Shape
 from fledge.release.hollow import write_hollow
 from fledge.runtime.speed import seconds_a_token
@@ -29,7 +30,8 @@ def tokens_per_s(
         path = Path(folder) / "hollow.gguf"
 
         def seconds(num_layers: int) -> float:
-            write_hollow(path, shape, tensors, types, num_layers)
+            with writing(path):
+                write_hollow(path, shape, tensors, types, num_layers)
             return seconds_a_token(path)
 
         whole = seconds(deep)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fledge.advise.trial import ARMS, MIN_ROWS, TRAINED, Difference, Tried, advise
+from fledge.advise.trial import ARMS, MIN_ROWS, RETRIEVING, TRAINED, Difference, Tried, advise
 from fledge.config import Config, DataConfig
 from fledge.data.canonical import as_line
 from fledge.data.split import split_records
@@ -22,7 +22,7 @@ from fledge.evaluation.tasks import Evaluation
 from fledge.evaluation.verdict import Outcome, compare
 from fledge.knowledge.index import Index
 from fledge.knowledge.retrieve import as_context, retrieve
-from fledge.project import find_run
+from fledge.project import find_run, write_text_atomic
 from fledge.recipes.measure import Served, measure, room_for, sampling_of
 from fledge.recipes.prepare import read_project
 from fledge.recipes.target import serve_target
@@ -132,7 +132,7 @@ def _split(project: Path, config: Config, most: int) -> tuple[list[Conversation]
         raise DataError(
             "data.empty",
             f"{len(held)} rows are held out, and fewer than {MIN_ROWS} tell nothing.",
-            where=str(project),
+            where=", ".join(config.data.train_paths),
             remedy="Give more rows, or a file of rows to ask in data.eval.",
         )
     return train, random.Random(config.train.seed).sample(held, min(most, len(held)))
@@ -143,6 +143,9 @@ def _knowledge(
     work: Path, project: Path, order: Order, train: Sequence[Conversation], base: Served, progress: Progress
 ) -> Iterator[Callable[[str], str]]:
     """Give a function from a question to what stands in the documents about it; the rows themselves where none are."""
+    if not RETRIEVING & set(order.arms):
+        yield str
+        return
     folder = order.knowledge or project / KNOWLEDGE
     if not folder.is_dir():
         if order.knowledge is not None:
@@ -150,7 +153,7 @@ def _knowledge(
         progress.say(f"no folder {KNOWLEDGE}/ here: what is retrieved from are the rows to learn from")
         folder = work / "rows"
         folder.mkdir()
-        (folder / "rows.jsonl").write_text("".join(map(as_line, train)), encoding="utf-8")
+        write_text_atomic(folder / "rows.jsonl", "".join(map(as_line, train)))
     with Index(work / "index.db") as index, Embedder(base.path) as embed:
         told = index.update(folder, embed=embed, embedder=base.path.name)
         for problem in told.unreadable:
@@ -175,7 +178,7 @@ def _prompt(
         turns = [message for one in shown for message in one.messages if message.role != "system"]
         head = prompt[:1] if prompt[0].role == "system" else ()
         return (*head, *turns, *prompt[len(head) :])
-    if arm in ("rag", "tuned_rag"):
+    if arm in RETRIEVING:
         last = prompt[-1]
         asked = ASKED.format(context=find(last.content), question=last.content)
         return (*prompt[:-1], replace(last, content=asked))
@@ -191,7 +194,7 @@ def _trained(
 
     folder = work / "project"
     folder.mkdir()
-    (folder / "train.jsonl").write_text("".join(map(as_line, train)), encoding="utf-8")
+    write_text_atomic(folder / "train.jsonl", "".join(map(as_line, train)))
     data = config.data.model_copy(update={"train": "train.jsonl", "eval": "auto", "format": "auto", "columns": {}})
     # What stands in the project is named from there.
     model = project / config.model

@@ -58,7 +58,7 @@ def identity_of(name: str, project: Path) -> Identity:
         assert isinstance(weights, GgufWeights)
         said = str(weights.header.kv.get("general.name", "")).replace(" ", "-")
         config = {"max_position_embeddings": weights.shape.context_tokens}
-        return identify(said + path.name, config, licence=licence_of_model(name, project))
+        return identify(f"{said}-{path.name}" if said else path.name, config, licence=licence_of_model(name, project))
     try:
         known = catalog.get(name)
     except ModelError:
